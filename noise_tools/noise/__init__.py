@@ -1,0 +1,1 @@
+"""Noise types, one per file."""
