@@ -66,7 +66,7 @@ def label_metrics(
         spacing: size of a voxel along each array axis, in mm (for pictures: in pixels).
         labels: the labels to compare, as a sequence (`[1, 2, (1, 2)]`, a tuple being a region) or by name as in
             `dataset.json` (`{"background": 0, "tumour": 1, "whole": [1, 2]}`; "background" and "ignore" are skipped).
-        ignore_label: voxels with this value in either map are left out of both; by default the "ignore" of named labels.
+        ignore_label: voxels with this value in either map are left out of both; by default "ignore" of named labels.
         tolerance: how far apart two surfaces may lie and still agree, in mm (for `surface_dice`).
         distances: set to False to skip the costly values: hd95, assd and surface_dice are then NaN.
 
