@@ -1,0 +1,72 @@
+"""The arms: what is trained on which labels.
+
+Every arm trains for the same number of steps with the same number of patches per step; only trainer and labels differ.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of training.
+
+    Attributes:
+        name: name in tables.
+        trainer: trainer class, found by name as nnU-Net finds it, or in ``module``.
+        sees: ``clean`` (all labels clean), ``noisy`` (the cell's labels), ``trusted`` (only the trusted cases).
+        module: module of this folder that holds the class; empty for nnU-Net's own search.
+        config: values that replace fields of the trainer's frozen configuration.
+    """
+
+    name: str
+    trainer: str
+    sees: str = "noisy"
+    module: str = ""
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+_BUILT_IN = (
+    Arm("clean", "nnUNetTrainer", sees="clean"),
+    Arm("noisy", "nnUNetTrainer"),
+    Arm("trusted_only", "nnUNetTrainerTrustedOnly", sees="trusted"),
+    Arm("mixed", "nnUNetTrainerMixed"),
+    Arm("finetune", "nnUNetTrainerStudyFinetune", module="finetune"),
+    Arm("l2b", "nnUNetTrainerL2B"),
+    Arm("oracle_drop", "nnUNetTrainerOracleDrop", module="oracle"),
+    Arm("oracle_replace", "nnUNetTrainerOracleReplace", module="oracle"),
+    Arm("metadcseg", "nnUNetTrainerMetaDCSeg"),
+    Arm("no_meta", "nnUNetTrainerMetaDCSegNoMeta"),
+    Arm("no_dcd", "nnUNetTrainerMetaDCSegNoDCD"),
+    Arm("no_teacher", "nnUNetTrainerMetaDCSegNoTeacher"),
+    Arm("head_influence", "nnUNetTrainerMetaDCSegHeadInfluence"),
+    Arm("network_influence", "nnUNetTrainerMetaDCSegNetworkInfluence"),
+    Arm("no_context", "nnUNetTrainerMetaDCSegNoContext"),
+)
+ARMS = {arm.name: arm for arm in _BUILT_IN}
+
+# What the criterion of success compares with (tables.py).
+PLAIN_ARMS = ("noisy", "trusted_only", "mixed")
+ORACLE_ARMS = ("oracle_drop", "oracle_replace")
+
+
+def get_arm(name: str, variants: dict[str, dict[str, Any]] | None = None) -> Arm:
+    """The built-in arm ``name``, or the variant of that name: a built-in arm with other configuration values.
+
+    ``variants`` maps a name to ``{arm: <built-in name>, config: {field: value}}``.
+
+    Raises:
+        KeyError: no such arm; the message lists what there is.
+    """
+    if name in ARMS:
+        return ARMS[name]
+    variants = variants or {}
+    if name not in variants:
+        raise KeyError(f"There is no arm {name!r}; there are {', '.join([*ARMS, *variants])}.")
+    base = variants[name].get("arm", "metadcseg")
+    if base not in ARMS:
+        raise KeyError(f"The variant {name!r} builds on the unknown arm {base!r}; choose one of {', '.join(ARMS)}.")
+    parent = ARMS[base]
+    return Arm(name, parent.trainer, parent.sees, parent.module, dict(variants[name].get("config") or {}))

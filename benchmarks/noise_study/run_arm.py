@@ -1,0 +1,232 @@
+"""One command, one run: train one arm on one cell, score it on clean test cases, add its rows to the results.
+
+    python benchmarks/noise_study/run_arm.py --cell hippo_unbiased_60 --arm noisy --seed 0 --threads 1
+
+A run that is in the results already is skipped unless --force is given. Runs that would be the same training in two
+cells (the clean arm, trusted cases only) are done once and copied.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import result_store
+from settings import (
+    DEFAULT_CONFIG,
+    Run,
+    SettingsError,
+    Study,
+    clean_folder_name,
+    load_study,
+    noisy_folder_name,
+    set_nnunet_paths,
+    signature,
+)
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def code_version() -> str:
+    """Short git hash of this repository, with ``+`` if the packages differ from it; ``unknown`` without git."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(REPOSITORY), *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--", "nnunetv2_metadcseg", "benchmarks/noise_study/*.py")
+        return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def limit_threads(threads: int) -> None:
+    """Set before NumPy and torch are imported: the thread pools read these once."""
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[variable] = str(threads)
+    os.environ["nnUNet_n_proc_DA"] = "0"  # augment in this process
+    os.environ.setdefault("nnUNet_extTrainer", str(REPOSITORY / "nnunetv2_metadcseg" / "nnunet_ext"))
+
+
+def _prepared(study: Study, run: Run) -> tuple[Path, Path, dict[str, Any]]:
+    """Preprocessed folders (the arm's own and the clean one) and the cell's record."""
+    from prepare_cell import PREPARED
+
+    cell = study.cell(run.cell)
+    dataset = study.dataset_of(cell)
+    base = study.work / "nnUNet_preprocessed"
+    clean, noisy = base / clean_folder_name(dataset, run.fold), base / noisy_folder_name(cell, run.fold)
+    for folder in (clean, noisy):
+        if not (folder / PREPARED).is_file():
+            raise SettingsError(f"{folder} is not prepared; run prepare_cell.py --cell {run.cell} first.")
+    record = json.loads((clean / PREPARED).read_text(encoding="utf-8"))
+    record |= json.loads((noisy / PREPARED).read_text(encoding="utf-8"))
+    return (clean if study.arm(run.arm).sees == "clean" else noisy), clean, record
+
+
+def already_done(study: Study, run: Run) -> bool:
+    """Whether the results hold this run with the same settings."""
+    _, _, record = _prepared(study, run)
+    wanted = signature(study, run, record["trusted_cases"])
+    rows = result_store.read_rows(study.results, run.cell)
+    own = [row for row in rows if result_store.same_run(row, run.cell, run.arm, run.fold, run.seed)]
+    return any(row["signature"] == wanted for row in own)
+
+
+def copy_same_training(study: Study, run: Run, wanted: str) -> bool:
+    """Take the rows of an equal training in another cell, if there is one."""
+    rows = result_store.find_signature(study.results, wanted)
+    if not rows:
+        return False
+    own = {"cell": run.cell, "arm": run.arm, "fold": run.fold, "seed": run.seed}
+    result_store.store_run(study.results, [row | own | {"copied_from": row["cell"]} for row in rows])
+    return True
+
+
+def write_case_scores(file: Path, scores: list[dict[str, Any]]) -> None:
+    with file.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(scores[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: result_store.format_value(value) for key, value in row.items()} for row in scores)
+
+
+def execute(study: Study, run: Run, *, threads: int, device_name: str, keep: bool) -> list[dict[str, Any]]:
+    """Train and score; returns the run's rows. Logs and per-case scores stay in ``work/runs/``."""
+    start = time.perf_counter()
+    folder, clean_folder, record = _prepared(study, run)
+    cell = study.cell(run.cell)
+    arm = study.arm(run.arm)
+    run_folder = study.work / "runs" / run.path
+    shutil.rmtree(run_folder, ignore_errors=True)
+    run_folder.mkdir(parents=True)
+    set_nnunet_paths(study, results=run_folder)
+    with (run_folder / "log.txt").open("w") as log, contextlib.redirect_stdout(log):
+        import torch
+        from prepare_cell import source_cases
+        from scoring import mean_scores, score_cases
+        from training import TrainingPlan, build_trainer, describe_config, train
+
+        torch.set_num_threads(threads)
+        plan = TrainingPlan(
+            preprocessed=folder,
+            clean_preprocessed=clean_folder,
+            configuration=study.dataset_of(cell).configuration,
+            steps=cell.steps,
+            steps_per_epoch=cell.steps_per_epoch,
+            seed=run.seed,
+            memory_format=study.memory_format,
+        )
+        trainer = build_trainer(arm, plan, torch.device(device_name))
+        seconds = train(trainer)
+        cases = source_cases(study.dataset_of(cell).source)
+        test = {case: cases[case] for case in record["test"]}
+        scores = score_cases(trainer, test, study.mirroring, run_folder / "predictions" if keep else None)
+    write_case_scores(run_folder / "cases.csv", scores)
+    common = {
+        "cell": run.cell,
+        "arm": run.arm,
+        "fold": run.fold,
+        "seed": run.seed,
+        "steps": cell.steps,
+        "seconds_per_step": seconds / cell.steps,
+        "seconds_total": time.perf_counter() - start,
+        "alpha_auroc": getattr(trainer, "alpha_auroc", None),
+        "trainer": type(trainer).__name__,
+        "config": json.dumps(arm.config, sort_keys=True) if arm.config else "",
+        "code": code_version(),
+        "signature": signature(study, run, record["trusted_cases"]),
+    }
+    rows = [common | row for row in mean_scores(scores)]
+    full = common | {"config": describe_config(trainer), "threads": threads, "scores": mean_scores(scores)}
+    (run_folder / "run.json").write_text(json.dumps(full, indent=2, default=str) + "\n", encoding="utf-8")
+    if not keep:
+        for file in run_folder.rglob("*.pth"):
+            file.unlink()
+    return rows
+
+
+def perform(study: Study, run: Run, *, force: bool, threads: int, device_name: str = "cpu", keep: bool = False) -> str:
+    """Do one run if it is missing; returns what happened: ``exists``, ``copied`` or ``trained``."""
+    if not force and already_done(study, run):
+        return "exists"
+    _, _, record = _prepared(study, run)
+    if not force and copy_same_training(study, run, signature(study, run, record["trusted_cases"])):
+        return "copied"
+    rows = execute(study, run, threads=threads, device_name=device_name, keep=keep)
+    result_store.store_run(study.results, rows)
+    return "trained"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default=str(DEFAULT_CONFIG), help="configuration file (default: config.yaml here)")
+    parser.add_argument("--work", help="working folder for bulky data (default: from the configuration file)")
+    parser.add_argument("--cell", required=True)
+    parser.add_argument("--arm", required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--fold", type=int, default=0)
+    parser.add_argument("--steps", type=int, help="train this many steps instead of the cell's (for trials)")
+    parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="replace configuration values")
+    parser.add_argument("--results", help="folder of the CSV files (default: results/ here)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of the run (default: 1)")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda", "mps"])
+    parser.add_argument("--keep", action="store_true", help="keep the final checkpoint and the predictions")
+    parser.add_argument("--force", action="store_true", help="train although the results hold this run")
+    args = parser.parse_args(arguments)
+    limit_threads(args.threads)
+    try:
+        study = adjust_study(load_study(args.config, args.work), args)
+        run = Run(args.cell, args.fold, args.arm, args.seed)
+        study.arm(run.arm)
+        started = time.perf_counter()
+        outcome = perform(study, run, force=args.force, threads=args.threads, device_name=args.device, keep=args.keep)
+    except (SettingsError, KeyError) as error:
+        print(f"error: {error.args[0]}", file=sys.stderr)
+        return 2
+    print(f"{run.path}: {outcome} in {time.perf_counter() - started:.0f} s: {summary(study, run)}")
+    return 0
+
+
+def adjust_study(study: Study, args: argparse.Namespace) -> Study:
+    """Apply --steps, --set and --results."""
+    from dataclasses import replace
+
+    import yaml
+
+    if args.results:
+        study = replace(study, results=Path(args.results).resolve())
+    if args.steps:
+        cell = replace(study.cell(args.cell), steps=args.steps)
+        if args.steps % cell.steps_per_epoch:
+            raise SettingsError(f"--steps must be a multiple of {cell.steps_per_epoch}, got {args.steps}.")
+        study = replace(study, cells=study.cells | {cell.name: cell})
+    if args.set:
+        pairs = [item.partition("=") for item in args.set]
+        base = study.arm(args.arm)
+        parent = study.variants.get(args.arm, {}).get("arm", args.arm)
+        values = base.config | {name: yaml.safe_load(value) for name, _, value in pairs}
+        args.arm = args.arm + "[" + ",".join(args.set) + "]"
+        study = replace(study, variants=study.variants | {args.arm: {"arm": parent, "config": values}})
+    return study
+
+
+def summary(study: Study, run: Run) -> str:
+    """Dice per class of the stored run."""
+    rows = result_store.read_rows(study.results, run.cell)
+    own = [row for row in rows if result_store.same_run(row, run.cell, run.arm, run.fold, run.seed)]
+    return ", ".join(f"{row['class']} Dice {float(row['dice'] or 'nan'):.4f}" for row in own)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

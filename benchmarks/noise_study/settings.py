@@ -1,0 +1,312 @@
+"""The study's configuration file: data sets, cells, arms, seeds.
+
+A *cell* is one noise setting on one data set. A *run* is one training: (cell, fold, arm, seed). Everything is read from
+one YAML file, so that a user studies his own data by pointing ``source`` at his own nnU-Net raw data set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from arms import Arm, get_arm
+
+HERE = Path(__file__).resolve().parent
+DEFAULT_CONFIG = HERE / "config.yaml"
+PLANS_NAME = "studyPlans"
+WORK_VARIABLE = "NOISE_STUDY_WORK"
+
+
+class SettingsError(ValueError):
+    """The configuration file, or what it points at, cannot be used. The message is one sentence for the user."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A clean data set in nnU-Net raw format and the small network that is trained on it."""
+
+    name: str
+    source: Path
+    clean_id: int
+    base_configuration: str
+    features: tuple[int, ...]
+    batch_size: int
+    patch_size: tuple[int, ...] | None
+    test_cases: int
+    val_cases: int = 4
+    split_seed: int = 0
+
+    @property
+    def configuration(self) -> str:
+        """Name of the small configuration in the study's plans file."""
+        return self.base_configuration.split("_")[0] + "_study"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One noise setting. ``id`` is nnU-Net's data set number of fold 0; fold f uses ``id + f``."""
+
+    name: str
+    dataset: str
+    id: int
+    noise: tuple[str, ...]
+    case_fraction: float
+    label_dice: float | None
+    trusted: int
+    noise_seed: int
+    corrupt_arguments: tuple[str, ...]
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
+    folds: tuple[int, ...]
+    steps: int
+    steps_per_epoch: int
+
+    @property
+    def epochs(self) -> int:
+        return self.steps // self.steps_per_epoch
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training."""
+
+    cell: str
+    fold: int
+    arm: str
+    seed: int
+
+    @property
+    def path(self) -> str:
+        return f"{self.cell}/fold_{self.fold}/{self.arm}/seed_{self.seed}"
+
+
+@dataclass(frozen=True)
+class Study:
+    """The whole configuration."""
+
+    datasets: dict[str, Dataset]
+    cells: dict[str, Cell]
+    variants: dict[str, dict[str, Any]]
+    work: Path
+    mirroring: bool = False
+    memory_format: str = "channels_last"
+    results: Path = field(default=HERE / "results")
+
+    def dataset_of(self, cell: Cell) -> Dataset:
+        return self.datasets[cell.dataset]
+
+    def arm(self, name: str) -> Arm:
+        """The arm of that name: a built-in one, or a variant from the ``variants`` section."""
+        return get_arm(name, self.variants)
+
+    def cell(self, name: str) -> Cell:
+        if name not in self.cells:
+            raise SettingsError(f"There is no cell {name!r}; the configuration file has: {', '.join(self.cells)}.")
+        return self.cells[name]
+
+    def runs(self, cells: list[str] | None = None, arms: list[str] | None = None) -> list[Run]:
+        """All runs, seed by seed, so that an interrupted study has every arm of the first seeds."""
+        selected = [self.cell(name) for name in cells] if cells else list(self.cells.values())
+        out = []
+        for cell in selected:
+            for seed in cell.seeds:
+                for fold in cell.folds:
+                    out += [Run(cell.name, fold, arm, seed) for arm in cell.arms if arms is None or arm in arms]
+        return out
+
+
+_DATASET_KEYS = {
+    "source",
+    "clean_id",
+    "base_configuration",
+    "features",
+    "batch_size",
+    "patch_size",
+    "test_cases",
+    "val_cases",
+    "split_seed",
+}
+_CELL_DEFAULTS: dict[str, Any] = {
+    "noise": [],
+    "case_fraction": 0.6,
+    "label_dice": None,
+    "trusted": 5,
+    "noise_seed": 0,
+    "corrupt_arguments": [],
+    "arms": ["clean", "noisy", "trusted_only", "mixed", "metadcseg"],
+    "seeds": [0, 1, 2],
+    "folds": [0],
+    "steps": 1000,
+    "steps_per_epoch": 25,
+}
+_TOP_KEYS = {"datasets", "cells", "defaults", "variants", "work", "mirroring", "memory_format", "results"}
+
+
+def _reject_unknown(where: str, given: dict[str, Any], known: set[str]) -> None:
+    unknown = sorted(set(given) - known)
+    if unknown:
+        raise SettingsError(f"{where} has unknown keys {unknown}; known are {sorted(known)}.")
+
+
+def _require(where: str, given: dict[str, Any], keys: tuple[str, ...]) -> None:
+    missing = [key for key in keys if key not in given]
+    if missing:
+        raise SettingsError(f"{where} lacks {missing}; add them to the configuration file.")
+
+
+def _parse_dataset(name: str, raw: dict[str, Any], base: Path) -> Dataset:
+    where = f"Data set {name!r}"
+    _reject_unknown(where, raw, _DATASET_KEYS)
+    _require(where, raw, ("source", "clean_id", "base_configuration", "features", "batch_size", "test_cases"))
+    patch = raw.get("patch_size")
+    return Dataset(
+        name=name,
+        source=(base / Path(os.path.expandvars(str(raw["source"]))).expanduser()).resolve(),
+        clean_id=int(raw["clean_id"]),
+        base_configuration=str(raw["base_configuration"]),
+        features=tuple(int(f) for f in raw["features"]),
+        batch_size=int(raw["batch_size"]),
+        patch_size=None if patch is None else tuple(int(p) for p in patch),
+        test_cases=int(raw["test_cases"]),
+        val_cases=int(raw.get("val_cases", 4)),
+        split_seed=int(raw.get("split_seed", 0)),
+    )
+
+
+def _parse_cell(raw: dict[str, Any], defaults: dict[str, Any]) -> Cell:
+    where = f"Cell {raw.get('name', raw)!r}"
+    _require(where, raw, ("name", "dataset", "id"))
+    _reject_unknown(where, raw, set(_CELL_DEFAULTS) | {"name", "dataset", "id"})
+    merged = {**_CELL_DEFAULTS, **defaults, **raw}
+    cell = Cell(
+        name=str(merged["name"]),
+        dataset=str(merged["dataset"]),
+        id=int(merged["id"]),
+        noise=tuple(merged["noise"]),
+        case_fraction=float(merged["case_fraction"]),
+        label_dice=None if merged["label_dice"] is None else float(merged["label_dice"]),
+        trusted=int(merged["trusted"]),
+        noise_seed=int(merged["noise_seed"]),
+        corrupt_arguments=tuple(str(a) for a in merged["corrupt_arguments"]),
+        arms=tuple(merged["arms"]),
+        seeds=tuple(int(s) for s in merged["seeds"]),
+        folds=tuple(int(f) for f in merged["folds"]),
+        steps=int(merged["steps"]),
+        steps_per_epoch=int(merged["steps_per_epoch"]),
+    )
+    if not 0 <= cell.case_fraction <= 1:
+        raise SettingsError(f"{where}: case_fraction must be in [0, 1], got {cell.case_fraction}.")
+    if cell.steps_per_epoch < 1 or cell.steps % cell.steps_per_epoch or cell.epochs < 1:
+        raise SettingsError(
+            f"{where}: steps ({cell.steps}) must be a multiple of steps_per_epoch ({cell.steps_per_epoch})."
+        )
+    return cell
+
+
+def _check_ids(datasets: dict[str, Dataset], cells: dict[str, Cell]) -> None:
+    """Every prepared data set needs a number of its own."""
+    owners: dict[int, str] = {}
+    wanted = [(cell.id + fold, f"cell {cell.name!r}") for cell in cells.values() for fold in cell.folds]
+    for dataset in datasets.values():
+        folds = {fold for cell in cells.values() if cell.dataset == dataset.name for fold in cell.folds}
+        wanted += [(dataset.clean_id + fold, f"data set {dataset.name!r}") for fold in folds]
+    for number, owner in wanted:
+        if not 1 <= number <= 999:
+            raise SettingsError(f"The number {number} of {owner} is no nnU-Net data set number; choose 1 to 999.")
+        if owners.setdefault(number, owner) != owner:
+            raise SettingsError(f"The number {number} is used by {owners[number]} and by {owner}; change one of them.")
+
+
+def load_study(path: str | Path = DEFAULT_CONFIG, work: str | Path | None = None) -> Study:
+    """Read and check a configuration file.
+
+    ``source``, ``work`` and ``results`` may be relative to the file's folder. The working folder, which holds all bulky
+    data, is in this order: ``work``, the environment variable NOISE_STUDY_WORK, the file's key ``work``.
+
+    Raises:
+        SettingsError: the file is missing or something in it is wrong.
+    """
+    path = Path(path).resolve()
+    if not path.is_file():
+        raise SettingsError(f"There is no configuration file {path}; pass one with --config.")
+    raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    _reject_unknown(f"The configuration file {path.name}", raw, _TOP_KEYS)
+    _require(f"The configuration file {path.name}", raw, ("datasets", "cells"))
+    defaults = raw.get("defaults") or {}
+    _reject_unknown("The section 'defaults'", defaults, set(_CELL_DEFAULTS))
+    datasets = {name: _parse_dataset(name, entry, path.parent) for name, entry in raw["datasets"].items()}
+    cells: dict[str, Cell] = {}
+    for entry in raw["cells"]:
+        cell = _parse_cell(entry, defaults)
+        if cell.name in cells:
+            raise SettingsError(f"Two cells are called {cell.name!r}; give each its own name.")
+        if cell.dataset not in datasets:
+            raise SettingsError(f"Cell {cell.name!r} uses the unknown data set {cell.dataset!r}; known: {[*datasets]}.")
+        cells[cell.name] = cell
+    _check_ids(datasets, cells)
+    variants = raw.get("variants") or {}
+    for cell in cells.values():
+        for arm in cell.arms:
+            try:
+                get_arm(arm, variants)
+            except KeyError as error:
+                raise SettingsError(f"Cell {cell.name!r}: {error.args[0]}") from None
+    work = work or os.environ.get(WORK_VARIABLE) or raw.get("work") or "work"
+    return Study(
+        datasets=datasets,
+        cells=cells,
+        variants=variants,
+        work=(path.parent / Path(work).expanduser()).resolve(),
+        mirroring=bool(raw.get("mirroring", False)),
+        memory_format=str(raw.get("memory_format", "channels_last")),
+        results=(path.parent / raw.get("results", "results")).resolve(),
+    )
+
+
+def set_nnunet_paths(study: Study, results: Path | None = None) -> None:
+    """Point nnU-Net's environment variables into the working folder. Call before importing nnunetv2."""
+    os.environ["nnUNet_raw"] = str(study.work / "nnUNet_raw")
+    os.environ["nnUNet_preprocessed"] = str(study.work / "nnUNet_preprocessed")
+    os.environ["nnUNet_results"] = str(results or study.work / "nnUNet_results")
+
+
+def clean_folder_name(dataset: Dataset, fold: int) -> str:
+    """Name of the prepared data set with the clean training labels."""
+    return f"Dataset{dataset.clean_id + fold:03d}_{dataset.name}_clean"
+
+
+def noisy_folder_name(cell: Cell, fold: int) -> str:
+    """Name of the prepared data set with the corrupted training labels."""
+    return f"Dataset{cell.id + fold:03d}_{cell.name}"
+
+
+def signature(study: Study, run: Run, trusted: list[str]) -> str:
+    """Twelve hexadecimal digits that name a training: equal for two runs that would do the same thing.
+
+    The clean arm does not see the noise and the trusted-only arm sees nothing but the trusted cases, so cells share
+    these runs.
+    """
+    cell = study.cell(run.cell)
+    dataset = study.dataset_of(cell)
+    arm = study.arm(run.arm)
+    parts: dict[str, Any] = {
+        "arm": asdict(arm) | {"name": None},
+        "dataset": asdict(dataset) | {"source": dataset.source.name},
+        "fold": run.fold,
+        "seed": run.seed,
+        "steps": cell.steps,
+        "steps_per_epoch": cell.steps_per_epoch,
+        "mirroring": study.mirroring,
+    }
+    if arm.sees != "clean":
+        parts["trusted"] = sorted(trusted)
+    if arm.sees == "noisy":
+        noise = (cell.noise, cell.case_fraction, cell.label_dice, cell.noise_seed, cell.corrupt_arguments)
+        parts["noise"] = noise
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
