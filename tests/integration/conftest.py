@@ -1,0 +1,89 @@
+"""The phantom, corrupted, planned and preprocessed once per test session by the real commands."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from nnunetv2_metadcseg.cli import ext_path
+
+HERE = Path(__file__).parent
+CLEAN, NOISY = "Dataset900_Phantom", "Dataset901_PhantomNoisy"
+CONFIGURATION = "tiny"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """nnU-Net's three folders and the environment that names them."""
+
+    root: Path
+    environment: dict[str, str]
+
+    def folder(self, kind: str, *parts: str) -> Path:
+        """A path in `raw`, `preprocessed` or `results`."""
+        return Path(self.environment[f"nnUNet_{kind}"], *parts)
+
+    def model(self, trainer: str, dataset: str = NOISY, configuration: str = CONFIGURATION) -> Path:
+        """The folder of a trained model."""
+        return self.folder("results", dataset, f"{trainer}__nnUNetPlans__{configuration}")
+
+    def run(self, command: str, *arguments: object, expect: int | None = 0, **variables: str | None):
+        """Runs a console script of this environment; `variables` are added to the environment (None removes one)."""
+        environment = {**self.environment, **variables}
+        environment = {name: value for name, value in environment.items() if value is not None}
+        line = [str(Path(sys.executable).parent / command), *map(str, arguments)]
+        done = subprocess.run(line, env=environment, cwd=self.root, capture_output=True, text=True)
+        if expect is not None and done.returncode != expect:
+            tail = "\n".join((done.stdout + done.stderr).splitlines()[-40:])
+            pytest.fail(f"{command} {' '.join(line[1:])} ended with status {done.returncode}:\n{tail}", pytrace=False)
+        return done
+
+    def train(self, trainer: str, *options: str, dataset: int = 901, configuration: str = CONFIGURATION, **more):
+        """nnUNetv2_train on the CPU, fold 0."""
+        line = (dataset, configuration, 0, "-tr", trainer, "-device", "cpu", *options)
+        return self.run("nnUNetv2_train", *line, **more)
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory) -> Workspace:
+    """Empty nnU-Net folders; trainers of this package and the short ones of the tests."""
+    root = tmp_path_factory.mktemp("nnunet")
+    folders = {f"nnUNet_{kind}": str(root / kind) for kind in ("raw", "preprocessed", "results")}
+    for folder in folders.values():
+        os.mkdir(folder)
+    settings = {
+        "nnUNet_extTrainer": f"{HERE / 'short_trainers'}{os.pathsep}{ext_path()}",
+        "nnUNet_n_proc_DA": "0",
+        "nnUNet_def_n_proc": "1",
+        "nnUNet_compile": "f",
+    }
+    return Workspace(root, {**os.environ, **folders, **settings})
+
+
+@pytest.fixture(scope="session")
+def prepared(workspace: Workspace) -> Workspace:
+    """The workspace with the phantom, its corrupted copy preprocessed, and the configuration `tiny`."""
+    workspace.run("noise_tools", "phantom", "-o", 900, "-n", 10, "--seed", 0)
+    workspace.run(
+        *("noise_tools", "corrupt", "-d", 900, "-o", 901, "--noise", "erosion", "dilation", "affine"),
+        *("--case-fraction", 0.6, "--label-dice", 0.6, "--trusted", 4, "--seed", 0, "-np", 1),
+    )
+    workspace.run("nnUNetv2_plan_and_preprocess", "-d", 901, "-c", "3d_fullres", "-np", 1, "-npfp", 1)
+    done = workspace.run(
+        *("metadcseg", "small-config", "-d", 901, "-c", "3d_fullres", "--name", CONFIGURATION),
+        *("--features", 4, "--batch-size", 2, "--patch", 24, 24, 24),
+    )
+    assert done.stdout.split() == [CONFIGURATION]
+    return workspace
+
+
+@pytest.fixture(scope="session")
+def trained(prepared: Workspace) -> Workspace:
+    """The workspace with a model of nnUNetTrainerShortMetaDCSeg."""
+    prepared.train("nnUNetTrainerShortMetaDCSeg")
+    return prepared

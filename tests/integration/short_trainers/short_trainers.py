@@ -1,0 +1,57 @@
+"""Trainers of four iterations per epoch. A test folder for nnUNet_extTrainer, joined with the package's own."""
+
+from __future__ import annotations
+
+import os
+
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunetv2_metadcseg.nnunet_ext import metadcseg_trainers
+
+
+class Short:
+    """Two epochs of four steps; a checkpoint after each epoch."""
+
+    def __init__(self, plans, configuration, fold, dataset_json, device=None):
+        # nnU-Net reads the arguments by the names of this signature.
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.num_epochs = 2
+        self.num_iterations_per_epoch = 4
+        self.num_val_iterations_per_epoch = 1
+        self.save_every = 1
+
+    def on_epoch_start(self):
+        if os.environ.get("METADCSEG_TEST_STOP_BEFORE_EPOCH") == str(self.current_epoch):
+            raise SystemExit("stopped by the test")
+        super().on_epoch_start()
+
+
+class ShortWithoutValidation(Short):
+    """For tests that look at the training only: the final validation loads and predicts every validation case."""
+
+    def perform_actual_validation(self, save_probabilities: bool = False):
+        pass
+
+
+class nnUNetTrainerShortMetaDCSeg(Short, metadcseg_trainers.nnUNetTrainerMetaDCSeg):
+    pass
+
+
+class nnUNetTrainerShortMetaDCSegResumed(ShortWithoutValidation, metadcseg_trainers.nnUNetTrainerMetaDCSeg):
+    pass
+
+
+class nnUNetTrainerShortMixed(ShortWithoutValidation, metadcseg_trainers.nnUNetTrainerMixed):
+    pass
+
+
+class nnUNetTrainerShortTrustedOnly(ShortWithoutValidation, metadcseg_trainers.nnUNetTrainerTrustedOnly):
+    pass
+
+
+class nnUNetTrainerShortL2B(ShortWithoutValidation, metadcseg_trainers.nnUNetTrainerL2B):
+    pass
+
+
+class nnUNetTrainerShortStock(ShortWithoutValidation, nnUNetTrainer):
+    pass
