@@ -166,11 +166,14 @@ def check_device(environment: Mapping[str, str], probed: Mapping, cores: int) ->
 
 
 def check_cpu_variables(environment: Mapping[str, str], cores: int) -> Iterator[Finding]:
-    """Data augmentation in the main process, no compiling, no more helper processes than cores."""
+    """Data augmentation in the main process, no compiling, no more helper processes than cores.
+
+    nnUNet_n_proc_DA=0 is for training only: nnU-Net's planner takes it as a number of threads and refuses 0.
+    """
     workers = environment.get("nnUNet_n_proc_DA")
     if cores <= FEW_CORES and workers != "0":
         text = f"nnUNet_n_proc_DA is {workers or 'not set'}: augmentation workers take the training's cores"
-        yield Finding("hint", text, "export nnUNet_n_proc_DA=0")
+        yield Finding("hint", text, "export nnUNet_n_proc_DA=0 (after planning: nnU-Net's planner refuses 0)")
     else:
         yield Finding("ok", f"nnUNet_n_proc_DA={workers or ''}")
     if environment.get("nnUNet_compile", "f").lower() in TRUE_VALUES:

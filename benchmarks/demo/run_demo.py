@@ -45,16 +45,17 @@ class Demo:
         ).strip()
         return variables | (CPU_SETTINGS if self.device == "cpu" else {})
 
-    def run(self, environment: Mapping[str, str], *line: object) -> str:
-        """Runs one command with its output in a log file, and returns that output."""
+    def run(self, environment: Mapping[str, str], *line: object, **variables: str) -> str:
+        """Runs one command (with more variables, where given), its output in a log file, and returns that output."""
         command, *arguments = map(str, line)
-        print(f"[{clock(monotonic() - self.started)}] $ {command} {' '.join(arguments)}", flush=True)
+        prefix = [f"{name}={value}" for name, value in variables.items()]
+        print(f"[{clock(monotonic() - self.started)}] $ {' '.join([*prefix, command, *arguments])}", flush=True)
         logs = sorted((self.folder / "logs").glob("*.log"))
         log = self.folder / "logs" / f"{len(logs):02d}_{command}.log"
         with log.open("w") as file:
             done = subprocess.run(
                 [console_script(command), *arguments],
-                env={**os.environ, **environment},
+                env={**os.environ, **environment, **variables},
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -129,7 +130,9 @@ def prepare_data(demo: Demo, environment: Mapping[str, str]) -> str:
         *(environment, "noise_tools", "corrupt", "-d", 900, "-o", 901, "--noise", "erosion", "dilation", "affine"),
         *("--case-fraction", 0.6, "--label-dice", 0.6, "--trusted", 5, "--seed", 0, "-np", 2),
     )
-    demo.run(environment, "nnUNetv2_plan_and_preprocess", "-d", 901, "-c", "3d_fullres", "-np", 2, "-npfp", 2)
+    plan = ("nnUNetv2_plan_and_preprocess", "-d", 901, "-c", "3d_fullres", "-np", 2, "-npfp", 2)
+    # nnU-Net's planner sets as many threads as nnUNet_n_proc_DA says, and refuses the 0 that is fastest for training.
+    demo.run(environment, *plan, nnUNet_n_proc_DA="1")
     small = demo.run(
         *(environment, "metadcseg", "small-config", "-d", 901, "-c", "3d_fullres"),
         *("--batch-size", 4, "--patch", 32, 32, 32),

@@ -73,7 +73,9 @@ def prepared(workspace: Workspace) -> Workspace:
         *("noise_tools", "corrupt", "-d", 900, "-o", 901, "--noise", "erosion", "dilation", "affine"),
         *("--case-fraction", 0.6, "--label-dice", 0.6, "--trusted", 4, "--seed", 0, "-np", 1),
     )
-    workspace.run("nnUNetv2_plan_and_preprocess", "-d", 901, "-c", "3d_fullres", "-np", 1, "-npfp", 1)
+    plan = ("nnUNetv2_plan_and_preprocess", "-d", 901, "-c", "3d_fullres", "-np", 1, "-npfp", 1)
+    # nnU-Net's planner sets as many threads as this variable says, and refuses the 0 of the training.
+    workspace.run(*plan, nnUNet_n_proc_DA="1")
     done = workspace.run(
         *("metadcseg", "small-config", "-d", 901, "-c", "3d_fullres", "--name", CONFIGURATION),
         *("--features", 4, "--batch-size", 2, "--patch", 24, 24, 24),
