@@ -70,10 +70,9 @@ def small_configuration(base: dict[str, Any], base_name: str, dataset: Dataset) 
         raise SettingsError(f"nnU-Net plans {kwargs['n_stages']} stages, features has {stages} numbers; give fewer.")
     kwargs["n_stages"] = stages
     kwargs["features_per_stage"] = list(dataset.features)
-    for key in ("kernel_sizes", "strides", "n_conv_per_stage", "n_blocks_per_stage"):
-        if key in kwargs:
-            kwargs[key] = kwargs[key][:stages]
-    kwargs["n_conv_per_stage_decoder"] = kwargs["n_conv_per_stage_decoder"][: stages - 1]
+    kwargs["kernel_sizes"], kwargs["strides"] = kwargs["kernel_sizes"][:stages], kwargs["strides"][:stages]
+    kwargs["n_conv_per_stage"] = [dataset.convolutions_per_stage] * stages
+    kwargs["n_conv_per_stage_decoder"] = [dataset.convolutions_per_stage] * (stages - 1)
     patch = list(dataset.patch_size or base["patch_size"])
     factors = np.prod(np.array(kwargs["strides"]), axis=0)
     if len(patch) != len(factors) or any(p % f for p, f in zip(patch, factors, strict=True)):
@@ -135,6 +134,7 @@ def _wanted(dataset: Dataset, fold: int) -> dict[str, Any]:
         "test_cases": dataset.test_cases,
         "val_cases": dataset.val_cases,
         "split_seed": dataset.split_seed,
+        "convolutions_per_stage": dataset.convolutions_per_stage,
         "fold": fold,
     }
 

@@ -76,7 +76,7 @@ def score_cases(
 
 
 def mean_scores(scores: list[CaseScore]) -> list[CaseScore]:
-    """Means over cases, one row per class. ``missed``: cases whose structure was missed or invented (Dice 0, no HD95)."""
+    """Means over cases, one row per class. ``missed``: cases with a missed or invented structure (Dice 0, no HD95)."""
     rows = []
     for name in dict.fromkeys(score["class"] for score in scores):
         own = [score for score in scores if score["class"] == name]

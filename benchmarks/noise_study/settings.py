@@ -40,6 +40,7 @@ class Dataset:
     test_cases: int
     val_cases: int = 4
     split_seed: int = 0
+    convolutions_per_stage: int = 2
 
     @property
     def configuration(self) -> str:
@@ -130,6 +131,7 @@ _DATASET_KEYS = {
     "test_cases",
     "val_cases",
     "split_seed",
+    "convolutions_per_stage",
 }
 _CELL_DEFAULTS: dict[str, Any] = {
     "noise": [],
@@ -175,6 +177,7 @@ def _parse_dataset(name: str, raw: dict[str, Any], base: Path) -> Dataset:
         test_cases=int(raw["test_cases"]),
         val_cases=int(raw.get("val_cases", 4)),
         split_seed=int(raw.get("split_seed", 0)),
+        convolutions_per_stage=int(raw.get("convolutions_per_stage", 2)),
     )
 
 

@@ -1,4 +1,4 @@
-"""Train one arm with nnU-Net inside this process. Everything that imports torch and nnU-Net is here and in scoring.py."""
+"""Train one arm with nnU-Net inside this process. torch and nnU-Net are imported here and in scoring.py only."""
 
 from __future__ import annotations
 
