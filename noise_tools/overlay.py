@@ -50,7 +50,12 @@ def fullest_plane(weight: np.ndarray, spacing: Sequence[float], axis: int | None
 
 
 def draw_overlay(
-    axes: Axes, plane: Plane, image: np.ndarray | None, first: np.ndarray, second: np.ndarray | None = None
+    axes: Axes,
+    plane: Plane,
+    image: np.ndarray | None,
+    first: np.ndarray,
+    second: np.ndarray | None = None,
+    window: tuple[slice, ...] | None = None,
 ) -> None:
     """Draw one slice: the image in grey, the borders of every label, voxels that differ tinted; cut to the structures.
 
@@ -60,10 +65,11 @@ def draw_overlay(
         image: image of the case, or None for a plain background.
         first: clean label map, of the image's shape.
         second: noisy label map; None draws the first one alone.
+        window: part of the slice to show, see `window_around`; by default around both label maps.
     """
     first_slice = plane.cut(first)
     second_slice = first_slice if second is None else plane.cut(second)
-    box = _window((first_slice != 0) | (second_slice != 0))
+    box = window or window_around((first_slice != 0) | (second_slice != 0))
     first_slice, second_slice = first_slice[box], second_slice[box]
     if image is None:
         background, limits = np.full(first_slice.shape, 0.25), (0.0, 1.0)
@@ -73,12 +79,28 @@ def draw_overlay(
     axes.imshow(background, cmap="gray", vmin=limits[0], vmax=limits[1], interpolation="nearest", aspect=plane.aspect)
     if second is not None:
         _tint(axes, first_slice != second_slice, plane.aspect)
-    _draw_borders(axes, first_slice, FIRST_COLOR, 2.2)
+    width = 2.2 * min(1.0, (60 / max(first_slice.shape)) ** 0.4)
+    _draw_borders(axes, first_slice, FIRST_COLOR, width)
     if second is not None:
-        _draw_borders(axes, second_slice, SECOND_COLOR, 1.1)
+        _draw_borders(axes, second_slice, SECOND_COLOR, width / 2)
     if plane.axis in (1, 2):  # the first axis, z, points up
         axes.invert_yaxis()
     axes.set_axis_off()
+
+
+def window_around(mask: np.ndarray) -> tuple[slice, ...]:
+    """The part of a slice to show: the structures and some surroundings, at least half as high as wide."""
+    box = bounding_box(mask)
+    if box is None:
+        return tuple(slice(0, n) for n in mask.shape)
+    longest = max(edge.stop - edge.start for edge in box)
+    window = []
+    for edge, size in zip(box, mask.shape, strict=True):
+        length = max(edge.stop - edge.start, longest // 2)
+        half = length / 2 + max(_MIN_MARGIN, _MARGIN * length)
+        center = (edge.start + edge.stop) / 2
+        window.append(slice(max(0, int(center - half)), min(size, int(np.ceil(center + half)))))
+    return tuple(window)
 
 
 def legend_handles(first: str, second: str) -> list:
@@ -125,21 +147,6 @@ def _tint(axes: Axes, mask: np.ndarray, aspect: float) -> None:
     tint = np.zeros((*mask.shape, 4))
     tint[mask] = to_rgba(SECOND_COLOR, 0.22)
     axes.imshow(tint, interpolation="nearest", aspect=aspect)
-
-
-def _window(mask: np.ndarray) -> tuple[slice, ...]:
-    """The part of a slice to show: the structures and some surroundings, at least half as high as wide."""
-    box = bounding_box(mask)
-    if box is None:
-        return tuple(slice(0, n) for n in mask.shape)
-    longest = max(edge.stop - edge.start for edge in box)
-    window = []
-    for edge, size in zip(box, mask.shape, strict=True):
-        length = max(edge.stop - edge.start, longest // 2)
-        half = length / 2 + max(_MIN_MARGIN, _MARGIN * length)
-        center = (edge.start + edge.stop) / 2
-        window.append(slice(max(0, int(center - half)), min(size, int(np.ceil(center + half)))))
-    return tuple(window)
 
 
 def _grey_window(image: np.ndarray) -> tuple[float, float]:

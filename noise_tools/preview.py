@@ -24,12 +24,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--case", metavar="CASE", help="default: the first case")
     parser.add_argument("--noise", nargs="+", metavar="TYPE", help="noise types, A+B applies both; default: every type")
     parser.add_argument("--param", nargs="+", default=[], metavar="TYPE.NAME=VALUE", help="e.g. erosion.radius=1.5:3")
-    parser.add_argument(
-        "--severity", type=float, default=0.5, metavar="S", help="strength in [0, 1] (default: %(default)s)"
+    strength = parser.add_mutually_exclusive_group()
+    strength.add_argument(
+        "--label-dice",
+        type=float,
+        default=0.7,
+        metavar="D",
+        help="as strong as needed for this Dice with the clean label (default: %(default)s)",
     )
-    parser.add_argument(
-        "--label-dice", type=float, metavar="D", help="instead: as strong as needed for this Dice with the clean label"
-    )
+    strength.add_argument("--severity", type=float, metavar="S", help="instead: this strength in [0, 1] for every type")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same picture (default: %(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace the picture if it exists")
 
@@ -54,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
     case = args.case or next(iter(dataset.cases))
     if case not in dataset.cases:
         raise NoiseToolsError(f"{dataset.name} has no case {case}; its cases are like {next(iter(dataset.cases))}.")
-    figure = preview(dataset, case, components, args.severity, args.label_dice, args.seed)
+    figure = preview(dataset, case, components, args.label_dice, args.severity, args.seed)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     unfinished = args.output.with_name(f".{args.output.name}.unfinished")
     unfinished.write_bytes(png_bytes(figure, 100))
@@ -66,8 +69,8 @@ def preview(
     dataset: Any,
     case: str,
     components: Sequence[Component],
-    severity: float = 0.5,
-    label_dice: float | None = None,
+    label_dice: float = 0.7,
+    severity: float | None = None,
     seed: int = 0,
 ) -> Figure:
     """Matplotlib figure: the clean label, then one picture per component with its Dice.
@@ -76,53 +79,58 @@ def preview(
         dataset: a `noise_tools.raw_dataset.RawDataset`.
         case: identifier of the case.
         components: noise to show, see `noise_tools.recipe`.
-        severity: strength in [0, 1].
-        label_dice: strength found by bisection instead, as `noise_tools corrupt --label-dice` does.
+        label_dice: mean Dice over the labels that the noisy label should have, found by bisection on the strength.
+        severity: strength in [0, 1] to use instead.
         seed: of all randomness.
     """
     import numpy as np
-    from matplotlib.figure import Figure
 
     from noise_tools.label_folders import read_image
-    from noise_tools.overlay import draw_overlay, fullest_plane, legend_handles
+    from noise_tools.overlay import draw_overlay, fullest_plane, window_around
     from noise_tools.raw_dataset import read_label
 
     label, spacing = read_label(dataset, dataset.cases[case])
     image = read_image(dataset.cases[case].images[0], dataset.json.get("overwrite_image_reader_writer"))
-    foreground = np.isin(label, dataset.labels.foreground)
-    rows = -(-(len(components) + 1) // _COLUMNS)
-    columns = min(_COLUMNS, len(components) + 1)
-    figure = Figure(figsize=(2.5 * columns, 2.75 * rows + 0.35), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    plane = fullest_plane(foreground, spacing)
-    draw_overlay(grid[0], plane, image, np.where(foreground, label, 0))
-    grid[0].set_title(f"{case}\n{plane.title or 'clean'}", fontsize=9)
-    for axes, component in zip(grid[1:], components, strict=False):
-        noisy, dice = _noisy(dataset, case, component, label, spacing, severity, label_dice, seed)
-        shown = plane if not component.name.startswith("slice_") else fullest_plane(foreground, spacing, _across(plane))
-        draw_overlay(axes, shown, image, _foreground(label, dataset), _foreground(noisy, dataset))
-        axes.set_title(f"{component.name}\nDice {dice:.2f}", fontsize=9)
-    for axes in grid[len(components) + 1 :]:
-        axes.set_axis_off()
-    figure.legend(
-        handles=legend_handles("clean label", "noisy label"),
-        loc="outside lower center",
-        ncols=2,
-        frameon=False,
-        fontsize=9,
-    )
+    clean = _without_ignored(label, dataset)
+    pictures = []
+    for component in components:
+        noisy, dice = _noisy(dataset, case, component, label, spacing, label_dice, severity, seed)
+        pictures.append((component.name, _without_ignored(noisy, dataset), dice))
+    plane = fullest_plane(clean != 0, spacing)
+    across = plane if plane.axis is None else fullest_plane(clean != 0, spacing, axis=1 if plane.axis == 0 else 0)
+    everything = np.logical_or.reduce([clean != 0, *(noisy != 0 for _, noisy, _ in pictures)])
+    figure, axes = _canvas(len(components) + 1)
+    draw_overlay(axes[0], plane, image, clean, window=window_around(plane.cut(everything)))
+    axes[0].set_title(f"{case}\n{plane.title or 'clean'}", fontsize=9)
+    for ax, (name, noisy, dice) in zip(axes[1:], pictures, strict=False):
+        # Within its own plane, noise of whole slices would not show.
+        shown = across if name.startswith("slice_") else plane
+        draw_overlay(ax, shown, image, clean, noisy, window_around(shown.cut(everything)))
+        ax.set_title(f"{name}\nDice {dice:.2f}", fontsize=9)
     return figure
 
 
-def _across(plane: Any) -> int | None:
-    """Axis to cut across so that whole slices show as lines: a picture of the slice itself would hide their noise."""
-    return None if plane.axis is None else (1 if plane.axis == 0 else 0)
+def _canvas(count: int) -> tuple[Figure, np.ndarray]:
+    """Figure with a legend and at least `count` empty axes."""
+    from matplotlib.figure import Figure
+
+    from noise_tools.overlay import legend_handles
+
+    columns = min(_COLUMNS, count)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(2.4 * columns, 2.95 * rows + 0.4), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax in axes[count:]:
+        ax.set_axis_off()
+    handles = legend_handles("clean label", "noisy label")
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    return figure, axes
 
 
-def _foreground(label: np.ndarray, dataset: Any) -> np.ndarray:
+def _without_ignored(label: np.ndarray, dataset: Any) -> np.ndarray:
     import numpy as np
 
-    return np.where(label == dataset.labels.ignore, 0, label) if dataset.labels.ignore is not None else label
+    return label if dataset.labels.ignore is None else np.where(label == dataset.labels.ignore, 0, label)
 
 
 def _noisy(
@@ -131,8 +139,8 @@ def _noisy(
     component: Component,
     label: np.ndarray,
     spacing: Sequence[float],
-    severity: float,
-    label_dice: float | None,
+    label_dice: float,
+    severity: float | None,
     seed: int,
 ) -> tuple[np.ndarray, float]:
     """Noisy label and its mean Dice over the labels, with the random numbers `corrupt` would use."""
@@ -149,7 +157,7 @@ def _noisy(
             current = noise.apply(current, spacing, noise.sample(rng, current, spacing, strength))
         return current
 
-    if label_dice is not None:
+    if severity is None:
         severity = find_severity(lambda s: mean_label_dice(label, make(s), regions), label_dice).severity
     noisy = make(severity)
     return noisy, mean_label_dice(label, noisy, regions)

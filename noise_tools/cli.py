@@ -1,0 +1,120 @@
+"""The command `noise_tools`. Nothing heavy is imported before a sub-command runs, so that --help answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+# Sub-commands of which the module itself adds the arguments.
+_SELF_DESCRIBED = {
+    "report": "compare two label folders: CSV and one HTML page",
+    "preview": "one PNG with every noise type side by side on one case",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a sub-command and returns the exit status: 0, 2 for bad input (one sentence on stderr), 130 when interrupted."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    args = build_parser(argv[0] if argv else "").parse_args(argv)
+    from noise_tools.errors import NoiseToolsError
+
+    try:
+        return import_module(args.module).run(args) or 0
+    except NoiseToolsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("error: interrupted; nothing was kept.", file=sys.stderr)
+        return 130
+
+
+def build_parser(command: str = "") -> argparse.ArgumentParser:
+    """The parser; `command` is the sub-command to be parsed, whose own module may have to be imported for its arguments."""
+    parser = argparse.ArgumentParser(
+        prog="noise_tools", description="Reproducible label noise for segmentation data sets in nnU-Net's raw format."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_corrupt(commands)
+    _add_phantom(commands)
+    for name, text in _SELF_DESCRIBED.items():
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(module=f"noise_tools.{name}")
+        if command == name:
+            import_module(f"noise_tools.{name}").add_arguments(sub)
+    return parser
+
+
+def _add_corrupt(commands: argparse._SubParsersAction) -> None:
+    sub = commands.add_parser(
+        "corrupt",
+        help="write a data set with wrong labels",
+        description="Writes a new raw data set whose labels are partly wrong. Images are referenced, not copied.",
+    )
+    sub.set_defaults(module="noise_tools.corrupt")
+    sub.add_argument("-d", dest="dataset", required=True, metavar="ID|NAME", help="source data set in nnUNet_raw")
+    _add_output(sub, "<Name>Noisy")
+    sub.add_argument(
+        "--noise", nargs="+", required=True, metavar="TYPE", help="noise types; A+B applies both to a case"
+    )
+    sub.add_argument("--param", nargs="+", default=[], metavar="TYPE.NAME=VALUE", help="e.g. erosion.radius=1.5:3 (mm)")
+    sub.add_argument(
+        "--case-fraction",
+        type=float,
+        default=1.0,
+        metavar="F",
+        help="share of the cases not trusted to corrupt (default 1)",
+    )
+    sub.add_argument(
+        "--label-dice",
+        type=float,
+        metavar="D",
+        help="Dice of each corrupted label with the clean one, mean over its foreground labels or regions",
+    )
+    sub.add_argument(
+        "--severity",
+        type=_range,
+        metavar="LOW:HIGH",
+        help="without --label-dice: range the severity in [0, 1] is drawn from",
+    )
+    sub.add_argument("--trusted", type=int, default=5, metavar="N", help="cases that stay clean, by seed (default 5)")
+    sub.add_argument("--trusted-cases", nargs="+", default=[], metavar="CASE", help="name them instead")
+    sub.add_argument(
+        "--test-cases", nargs="+", default=[], metavar="N|CASE", help="hold out clean cases as imagesTs and labelsTs"
+    )
+    sub.add_argument("--allow-empty", action="store_true", help="accept labels without foreground")
+
+
+def _add_phantom(commands: argparse._SubParsersAction) -> None:
+    sub = commands.add_parser(
+        "phantom",
+        help="write a synthetic data set",
+        description="Writes a synthetic, anatomy-like data set with two touching labels, training and test cases.",
+    )
+    sub.set_defaults(module="noise_tools.phantom")
+    _add_output(sub, "Phantom")
+    sub.add_argument("-n", dest="training", type=int, default=24, metavar="N", help="training cases (default 24)")
+    sub.add_argument("--test", type=int, default=8, metavar="N", help="test cases (default 8)")
+    sub.add_argument("--dim", type=int, choices=(2, 3), default=3, help="3: .nii.gz volumes (default), 2: .png images")
+    sub.add_argument("--spacing", type=float, nargs="+", metavar="MM", help="voxel size z y x (default 1 1 1; 3D only)")
+
+
+def _add_output(sub: argparse.ArgumentParser, default_name: str) -> None:
+    sub.add_argument("-o", dest="output", type=int, required=True, metavar="ID", help="id of the new data set")
+    sub.add_argument("--name", metavar="NAME", help=f"name of the new data set (default {default_name})")
+    sub.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default 0)")
+    sub.add_argument("-np", dest="processes", type=int, default=1, metavar="N", help="processes (default 1)")
+    sub.add_argument("--overwrite", action="store_true", help="replace the data set if it exists")
+
+
+def _range(text: str) -> tuple[float, float]:
+    low, colon, high = text.partition(":")
+    try:
+        return float(low), float(high if colon else low)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor LOW:HIGH") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

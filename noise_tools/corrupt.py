@@ -1,0 +1,344 @@
+"""`noise_tools corrupt`: a copy of a raw data set with some of its training labels made wrong on purpose."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from noise_tools import manifest as manifests
+from noise_tools.errors import NoiseToolsError
+from noise_tools.output import link_or_copy, output_folder, written_whole
+from noise_tools.parallel import run_cases
+from noise_tools.raw_dataset import (
+    Case,
+    RawDataset,
+    open_dataset,
+    raw_root,
+    read_label,
+    relative_to,
+    side_file,
+    write_label_like,
+)
+from noise_tools.recipe import Component, parse_components, spread
+from noise_tools.severity import Found, find_severity, label_dice, mean_label_dice
+
+if TYPE_CHECKING:
+    import argparse
+
+DEFAULT_SEVERITY = (0.1, 0.3)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to corrupt and how. Fractions in [0, 1].
+
+    Attributes:
+        components: the noise, see recipe.py.
+        case_fraction: share of the cases that are neither trusted nor test cases.
+        label_dice: Dice each corrupted label should have with the clean one; None draws `severity` instead.
+        severity: range that severity is drawn from without a target; None means `DEFAULT_SEVERITY`, or the whole range of a
+            strength that the user set.
+        trusted: how many cases stay clean and are named trusted, or which.
+        test: how many clean cases to hold out as test cases, or which.
+        allow_empty: accept cases without foreground (kept as they are) and labels that lose all of it.
+    """
+
+    components: tuple[Component, ...]
+    case_fraction: float
+    seed: int
+    label_dice: float | None = None
+    severity: tuple[float, float] | None = None
+    trusted: int | tuple[str, ...] = 5
+    test: int | tuple[str, ...] = 0
+    allow_empty: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        content = asdict(self)
+        content["components"] = [component.as_json() for component in self.components]
+        return content
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Who is who: test cases, trusted cases, and the component of every case to corrupt. The rest stays clean."""
+
+    test: tuple[str, ...]
+    trusted: tuple[str, ...]
+    noisy: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a worker needs."""
+
+    dataset: RawDataset
+    request: Request
+    plan: Plan
+    labels_folder: Path
+
+
+def run(args: argparse.Namespace) -> int:
+    """Entry point of the command line."""
+    request = Request(
+        components=parse_components(args.noise, args.param),
+        case_fraction=args.case_fraction,
+        seed=args.seed,
+        label_dice=args.label_dice,
+        severity=args.severity,
+        trusted=tuple(args.trusted_cases) if args.trusted_cases else args.trusted,
+        test=_count_or_names(args.test_cases),
+        allow_empty=args.allow_empty,
+    )
+    dataset = open_dataset(args.dataset)
+    folder = output_folder(
+        raw_root(), args.output, args.name or f"{dataset.short_name}Noisy", args.overwrite, dataset.folder
+    )
+    content = corrupt(dataset, folder, request, args.processes)
+    print(summary(content))
+    print(f"Wrote {folder}")
+    return 0
+
+
+def corrupt(dataset: RawDataset, folder: Path, request: Request, processes: int = 1) -> dict[str, Any]:
+    """Writes the corrupted data set to `folder` (which it replaces once complete) and returns the manifest.
+
+    The result depends on the data set and `request` only, not on `processes`.
+    """
+    check_request(request)
+    plan = make_plan(dataset, request)
+    with written_whole(folder) as temporary:
+        labels = temporary / "labelsTr"
+        labels.mkdir()
+        job = Job(dataset, request, plan, labels)
+        training = [name for name in dataset.cases if name not in plan.test]
+        entries = run_cases(corrupt_case, job, training, processes, "Corrupting")
+        content = manifests.make(dataset.name, request.as_json(), list(plan.trusted), list(plan.test), entries)
+        manifests.write(content, temporary / manifests.FILE_NAME)
+        write_dataset_json(dataset, folder, temporary, training, plan.trusted)
+        copy_test_cases(dataset, temporary, plan.test)
+    return content
+
+
+def check_request(request: Request) -> None:
+    """Raises NoiseToolsError for a number outside its range."""
+    for flag, value in (("--case-fraction", request.case_fraction), ("--label-dice", request.label_dice)):
+        if value is not None and not 0 <= value <= 1:
+            raise NoiseToolsError(f"{flag} is {value:g}; give a fraction in [0, 1].")
+    if request.severity is not None:
+        low, high = request.severity
+        if not 0 <= low <= high <= 1:
+            raise NoiseToolsError(f"--severity is {low:g}:{high:g}; expected LOW <= HIGH within [0, 1].")
+    if request.seed < 0:
+        raise NoiseToolsError(f"--seed is {request.seed}; give a whole number from 0.")
+
+
+def make_plan(dataset: RawDataset, request: Request) -> Plan:
+    """Chooses test, trusted and corrupted cases by seed.
+
+    Cases are shuffled once; a larger `case_fraction` corrupts the same cases and more, in the same way.
+    """
+    order = sorted(dataset.cases)
+    generator(request.seed, "plan").shuffle(order)
+    test = _pick(order, request.test, "--test-cases", dataset)
+    order = [name for name in order if name not in test]
+    if request.trusted == 0 or request.trusted == ():
+        raise NoiseToolsError(
+            "--trusted is 0, but training needs at least one case known to be clean; give a number from 1."
+        )
+    trusted = _pick(order, request.trusted, "--trusted", dataset)
+    rest = [name for name in order if name not in trusted]
+    if not rest:
+        raise NoiseToolsError(
+            f"All {len(order)} training cases are to be trusted, which leaves none to corrupt; trust fewer with --trusted."
+        )
+    noisy = rest[: round(request.case_fraction * len(rest))]
+    return Plan(test, trusted, dict(zip(noisy, spread(request.components, len(noisy)), strict=True)))
+
+
+def _pick(order: Sequence[str], asked: int | Sequence[str], flag: str, dataset: RawDataset) -> tuple[str, ...]:
+    if not isinstance(asked, int):
+        unknown = [name for name in asked if name not in dataset.cases]
+        if unknown:
+            raise NoiseToolsError(
+                f"{flag} names {', '.join(unknown)}, which {dataset.name} does not have; its cases are like {order[0]}."
+            )
+        taken = [name for name in asked if name not in order]
+        if taken:
+            raise NoiseToolsError(
+                f"{flag} names {', '.join(taken)}, which is a test case; a case is either test or trusted."
+            )
+        return tuple(sorted(set(asked)))
+    if not 0 <= asked <= len(order) or (asked == len(order) and flag == "--test-cases"):
+        raise NoiseToolsError(
+            f"{flag} is {asked}, but {dataset.name} has {len(order)} cases to choose from; give fewer."
+        )
+    return tuple(sorted(order[:asked]))
+
+
+def generator(seed: int, *purpose: str) -> np.random.Generator:
+    """Random numbers that depend on the seed and on what they are for, never on the order of calls."""
+    digest = hashlib.sha256("\0".join(purpose).encode()).digest()
+    return np.random.default_rng([seed, *np.frombuffer(digest, dtype="<u4").tolist()])
+
+
+def corrupt_case(job: Job, identifier: str) -> dict[str, Any]:
+    """Writes the label of one case and returns its manifest entry."""
+    case = job.dataset.cases[identifier]
+    label, spacing = read_label(job.dataset, case)
+    target = job.labels_folder / f"{identifier}{job.dataset.file_ending}"
+    entry: dict[str, Any] = {"noise": None}
+    noisy = label
+    if identifier in job.plan.noisy:
+        component = job.request.components[job.plan.noisy[identifier]]
+        if np.isin(label, job.dataset.labels.foreground).any():
+            noisy, entry = make_noisy(job, component, case, label, spacing)
+        elif job.request.allow_empty:
+            entry["note"] = "chosen for noise, but the clean label has no foreground"
+        else:
+            raise NoiseToolsError(
+                f"Case {identifier}: {case.label.name} has no foreground to corrupt; pass --allow-empty to leave such cases as "
+                "they are."
+            )
+    write_label(job.dataset, case, label, noisy, target)
+    entry["clean_sha256"] = manifests.sha256(case.label)
+    entry["sha256"] = manifests.sha256(target)
+    return entry
+
+
+def write_label(dataset: RawDataset, case: Case, clean: np.ndarray, noisy: np.ndarray, target: Path) -> None:
+    """Writes a label; one that did not change keeps its bytes."""
+    if np.array_equal(clean, noisy):
+        shutil.copyfile(case.label, target)
+    else:
+        write_label_like(case.label, noisy, target, dataset.reader_writer)
+    beside = side_file(case.label, dataset.file_ending)
+    if beside is not None:
+        shutil.copyfile(beside, target.with_name(beside.name))
+
+
+def make_noisy(
+    job: Job, component: Component, case: Case, label: np.ndarray, spacing: Sequence[float]
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """The corrupted label and its manifest entry."""
+    request, declared = job.request, job.dataset.labels
+    regions = list(declared.regions.values())
+    noises = [step.build(declared.foreground) for step in component.steps]
+
+    def make(severity: float) -> tuple[np.ndarray, list[dict[str, Any]]]:
+        current, steps = label, []
+        for position, noise in enumerate(noises):
+            # The same random numbers for every severity: the search moves strength only.
+            rng = generator(request.seed, "case", case.identifier, str(position))
+            params = noise.sample(rng, current, spacing, severity)
+            current = noise.apply(current, spacing, params)
+            steps.append({"type": noise.name, "params": params})
+        return current, steps
+
+    if request.label_dice is None:
+        severity = _draw_severity(request, noises, case.identifier)
+        found = Found(severity, mean_label_dice(label, make(severity)[0], regions), reached=True)
+    else:
+        found = find_severity(lambda severity: mean_label_dice(label, make(severity)[0], regions), request.label_dice)
+    noisy, steps = make(found.severity)
+    if not request.allow_empty and not np.isin(noisy, declared.foreground).any():
+        raise NoiseToolsError(
+            f"Case {case.identifier}: {component.name} at severity {found.severity:.3g} removes the whole foreground; ask for "
+            "less noise, or pass --allow-empty to accept it."
+        )
+    dice = label_dice(label, noisy, regions)
+    return noisy, {
+        "noise": component.name,
+        "severity": found.severity,
+        "label_dice": {"asked": request.label_dice, "achieved": found.value, "reached": found.reached},
+        "dice": dict(zip(declared.regions, dice, strict=True)),
+        "steps": steps,
+    }
+
+
+def _draw_severity(request: Request, noises: Sequence[Any], identifier: str) -> float:
+    low, high = request.severity or ((0.0, 1.0) if any(noise.sets_strength for noise in noises) else DEFAULT_SEVERITY)
+    return float(generator(request.seed, "severity", identifier).uniform(low, high))
+
+
+def write_dataset_json(
+    dataset: RawDataset, folder: Path, temporary: Path, training: Sequence[str], trusted: Sequence[str]
+) -> None:
+    """dataset.json of the new data set: images referenced where they are, labels in its own labelsTr."""
+    root = folder.parent
+    content = {
+        **dataset.json,
+        "name": folder.name[11:],
+        "numTraining": len(training),
+        "trusted_cases": sorted(trusted),
+        "dataset": {
+            name: {
+                "images": [relative_to(image, folder, root) for image in dataset.cases[name].images],
+                "label": f"labelsTr/{name}{dataset.file_ending}",
+            }
+            for name in sorted(training)
+        },
+    }
+    (temporary / "dataset.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+def copy_test_cases(dataset: RawDataset, temporary: Path, held_out: Sequence[str]) -> None:
+    """imagesTs and labelsTs: those of the source, plus the cases held out here. Images are hard links where possible."""
+    for part in ("imagesTs", "labelsTs"):
+        source = dataset.folder / part
+        if source.is_dir():
+            (temporary / part).mkdir()
+            for path in sorted(source.iterdir()):
+                if path.is_file():
+                    link_or_copy(path, temporary / part / path.name)
+    for name in held_out:
+        case = dataset.cases[name]
+        (temporary / "imagesTs").mkdir(exist_ok=True)
+        (temporary / "labelsTs").mkdir(exist_ok=True)
+        for channel, image in enumerate(case.images):
+            link_or_copy(image, temporary / "imagesTs" / f"{name}_{channel:04d}{dataset.file_ending}")
+        link_or_copy(case.label, temporary / "labelsTs" / f"{name}{dataset.file_ending}")
+
+
+def summary(content: dict[str, Any]) -> str:
+    """Table for people: per noise type the cases, the label Dice asked for and the Dice achieved."""
+    entries = [entry for entry in content["cases"].values() if entry["noise"]]
+    asked = content["settings"]["label_dice"]
+    rows = [("noise", "cases", "label Dice asked", "achieved: mean (min - max)", "missed")]
+    for name in dict.fromkeys(entry["noise"] for entry in entries):
+        rows.append(_row(name, [entry for entry in entries if entry["noise"] == name], asked))
+    if len(rows) != 2:
+        rows.append(_row("all", entries, asked))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    clean = len(content["cases"]) - len(entries) - len(content["trusted_cases"])
+    lines.append(
+        f"{len(content['cases'])} training cases: {len(entries)} corrupted, {len(content['trusted_cases'])} trusted, "
+        f"{clean} clean but not trusted; {len(content['test_cases'])} held out as test cases."
+    )
+    missed = sum(not entry["label_dice"]["reached"] for entry in entries)
+    if missed:
+        lines.append(
+            f"{missed} corrupted labels could not be brought to the asked value (within 5 %); the closest was kept, see "
+            f"{manifests.FILE_NAME}."
+        )
+    return "\n".join(lines)
+
+
+def _row(name: str, entries: Sequence[dict[str, Any]], asked: float | None) -> tuple[str, ...]:
+    values = [entry["label_dice"]["achieved"] for entry in entries]
+    achieved = f"{np.mean(values):.3f} ({min(values):.3f} - {max(values):.3f})" if values else "-"
+    missed = sum(not entry["label_dice"]["reached"] for entry in entries)
+    return name, str(len(entries)), "-" if asked is None else f"{asked:.3f}", achieved, str(missed)
+
+
+def _count_or_names(values: Sequence[str]) -> int | tuple[str, ...]:
+    if len(values) == 1 and values[0].isdigit():
+        return int(values[0])
+    return tuple(values) if values else 0

@@ -1,0 +1,73 @@
+"""Writing a new raw data set so that it is there complete or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from noise_tools.errors import NoiseToolsError
+from noise_tools.raw_dataset import folders_with_id
+
+
+def output_folder(root: Path, dataset_id: int, short_name: str, overwrite: bool, source: Path | None = None) -> Path:
+    """Where data set `dataset_id` goes; refuses ids that are taken, unless it is the same name and `overwrite` is set."""
+    if not 1 <= dataset_id <= 999:
+        raise NoiseToolsError(f"-o is {dataset_id}; nnU-Net data set ids go from 1 to 999.")
+    if not short_name or not all(c.isalnum() or c in "_-" for c in short_name):
+        raise NoiseToolsError(f"--name is {short_name!r}; use letters, digits, '_' and '-' only.")
+    folder = root / f"Dataset{dataset_id:03d}_{short_name}"
+    for taken in folders_with_id(root, dataset_id):
+        if source is not None and taken.resolve() == source.resolve():
+            raise NoiseToolsError(
+                f"-o {dataset_id} is the source {source.name} itself; choose another id (never in place)."
+            )
+        if taken != folder:
+            raise NoiseToolsError(f"Id {dataset_id} belongs to {taken.name} already; choose another id with -o.")
+        if not overwrite:
+            raise NoiseToolsError(
+                f"{folder.name} exists already; choose another id with -o, or pass --overwrite to replace it."
+            )
+    return folder
+
+
+@contextlib.contextmanager
+def written_whole(folder: Path) -> Iterator[Path]:
+    """A temporary sibling of `folder` to write in; takes its place when the block ends well, is removed when it does not.
+
+    A folder that is replaced is removed only after the new one is complete. The temporary name does not start with 'Dataset', so
+    nnU-Net never sees it, even after a kill.
+    """
+    temporary = folder.with_name(f".noise_tools-{folder.name}-{os.getpid()}")
+    replaced = folder.with_name(f".noise_tools-{folder.name}-{os.getpid()}-replaced")
+    try:
+        temporary.mkdir()
+        yield temporary
+        if folder.exists():
+            folder.rename(replaced)
+        try:
+            temporary.rename(folder)
+        except BaseException:
+            if replaced.exists():
+                replaced.rename(folder)
+            raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise NoiseToolsError(
+            f"Could not write {folder.name} ({reason}); nothing was kept, mend this and run again."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if folder.exists():  # never the only copy
+            shutil.rmtree(replaced, ignore_errors=True)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """A hard link where the file system allows one, else a copy."""
+    source = Path(os.path.realpath(source))
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

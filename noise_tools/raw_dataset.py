@@ -1,0 +1,351 @@
+"""Data sets in nnU-Net's raw format: where they are, which cases they have, which labels they declare, reading and writing.
+
+Labels are read through nnU-Net's reader/writer registry, so the arrays are those nnU-Net trains on. Writing keeps what
+nnU-Net's writers do not: the pixel type and the header of the clean label file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from noise_tools.errors import NoiseToolsError
+
+
+@dataclass(frozen=True)
+class Case:
+    """One training case: its images (one per channel) and its label file."""
+
+    identifier: str
+    images: tuple[Path, ...]
+    label: Path
+
+
+@dataclass(frozen=True)
+class DeclaredLabels:
+    """What dataset.json says about labels.
+
+    Attributes:
+        foreground: all foreground values, ascending, without the ignore label.
+        regions: name -> values of each foreground label or region, as nnU-Net evaluates them.
+        ignore: value of the ignore label, or None.
+    """
+
+    foreground: tuple[int, ...]
+    regions: dict[str, tuple[int, ...]]
+    ignore: int | None
+
+    @property
+    def allowed(self) -> frozenset[int]:
+        """Every value a label file may hold."""
+        return frozenset({0, *self.foreground} | ({self.ignore} if self.ignore is not None else set()))
+
+
+@dataclass(frozen=True)
+class RawDataset:
+    """A data set folder with its dataset.json and training cases."""
+
+    folder: Path
+    json: dict[str, Any]
+    cases: dict[str, Case] = field(repr=False)
+    labels: DeclaredLabels
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def short_name(self) -> str:
+        """Name without 'DatasetXXX_'."""
+        return self.folder.name[11:]
+
+    @property
+    def file_ending(self) -> str:
+        return self.json["file_ending"]
+
+    @property
+    def reader_writer(self) -> Any:
+        """nnU-Net's reader/writer for these files."""
+        return _reader_writer(self)
+
+
+def raw_root() -> Path:
+    """The folder nnUNet_raw names."""
+    root = os.environ.get("nnUNet_raw")
+    if not root:
+        raise NoiseToolsError(
+            "The environment variable nnUNet_raw is not set; export it to the folder of your raw data sets."
+        )
+    if not Path(root).is_dir():
+        raise NoiseToolsError(
+            f"nnUNet_raw is {root!r}, which is no folder; export it to the folder of your raw data sets."
+        )
+    return Path(root)
+
+
+def open_dataset(name_or_id: str | int) -> RawDataset:
+    """The raw data set with this id (4, '004') or name ('Dataset004_Hippocampus') under nnUNet_raw."""
+    return load_dataset(_find_folder(str(name_or_id)))
+
+
+def load_dataset(folder: Path) -> RawDataset:
+    """The raw data set in `folder`."""
+    path = folder / "dataset.json"
+    if not path.is_file():
+        raise NoiseToolsError(f"{folder} has no dataset.json; expected a data set in nnU-Net's raw format.")
+    try:
+        content = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise NoiseToolsError(f"{path} is not valid JSON ({error}); correct it.") from error
+    for key in ("labels", "file_ending", "channel_names"):
+        if key not in content:
+            raise NoiseToolsError(f"{path} has no key {key!r}; add it as nnU-Net's dataset format asks.")
+    cases = (
+        _referenced_cases(folder, content) if "dataset" in content else _listed_cases(folder, content["file_ending"])
+    )
+    if not cases:
+        raise NoiseToolsError(f"{folder} has no training cases; expected files in imagesTr and labelsTr.")
+    return RawDataset(folder, content, cases, declared_labels(content["labels"], path))
+
+
+def declared_labels(labels: Mapping[str, Any], path: Path) -> DeclaredLabels:
+    """Reads the `labels` entry of dataset.json (plain values, or lists of values for region-based training)."""
+    regions: dict[str, tuple[int, ...]] = {}
+    ignore = None
+    for name, value in labels.items():
+        values = tuple(int(v) for v in (value if isinstance(value, list | tuple) else [value]))
+        if name == "ignore":
+            ignore = values[0]
+        elif name != "background" and values != (0,):
+            regions[name] = tuple(v for v in values if v != 0)
+    foreground = tuple(sorted({v for values in regions.values() for v in values}))
+    if not foreground:
+        raise NoiseToolsError(f"{path} declares no foreground label; add one under 'labels'.")
+    return DeclaredLabels(foreground, regions, ignore)
+
+
+def read_label(dataset: RawDataset, case: Case) -> tuple[np.ndarray, tuple[float, ...]]:
+    """Label map and spacing in mm of one case: (z, y, x), or (y, x) if there is one slice only; int16 or int32.
+
+    Raises:
+        NoiseToolsError: unreadable, not of the image's shape, or with values that dataset.json does not declare.
+    """
+    array, spacing = read_segmentation(dataset.reader_writer, case.label)
+    shape = image_shape(case.images[0])
+    if shape is not None and tuple(n for n in shape if n > 1) != tuple(n for n in array.shape if n > 1):
+        raise NoiseToolsError(
+            f"Case {case.identifier}: the label has shape {array.shape} but the image {shape}; give both the same grid."
+        )
+    found = np.unique(array)
+    extra = sorted(set(found.tolist()) - dataset.labels.allowed)
+    if extra:
+        raise NoiseToolsError(
+            f"Case {case.identifier}: {case.label.name} has label values {extra}, but dataset.json declares "
+            f"{sorted(dataset.labels.allowed)}; correct the file or declare them."
+        )
+    return array, spacing
+
+
+def read_segmentation(reader_writer: Any, path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
+    """Integer array and spacing of a segmentation file, through an nnU-Net reader/writer, without a leading axis of one."""
+    try:
+        with _quiet():
+            array, properties = reader_writer.read_seg(str(path))
+    except Exception as error:
+        raise NoiseToolsError(
+            f"Cannot read {path} ({_first_line(error)}); check that it is a whole image file."
+        ) from error
+    array, spacing = array[0], tuple(float(s) for s in properties["spacing"])
+    if array.shape[0] == 1:
+        array, spacing = array[0], spacing[1:]
+    whole = np.rint(array)
+    if not np.array_equal(whole, array):
+        raise NoiseToolsError(f"{path} holds values that are no whole numbers; expected a label map.")
+    small = whole.size == 0 or (whole.min() >= -32768 and whole.max() <= 32767)
+    return whole.astype(np.int16 if small else np.int32), spacing
+
+
+def image_shape(path: Path) -> tuple[int, ...] | None:
+    """Shape (z, y, x) or (y, x) of an image from its header, or None for a format whose header is not understood."""
+    suffix = path.suffix.lower()
+    try:
+        if suffix in (".png", ".bmp"):
+            from PIL import Image
+
+            with Image.open(path) as image:
+                return image.size[::-1]
+        if suffix in (".tif", ".tiff"):
+            import tifffile
+
+            with tifffile.TiffFile(path) as file:
+                series = file.series[0]
+                return tuple(n for n, axis in zip(series.shape, series.axes, strict=True) if axis != "S")
+        import SimpleITK as sitk
+
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(str(path))
+        reader.ReadImageInformation()
+        return tuple(reader.GetSize()[:3])[::-1]
+    except (OSError, RuntimeError) as error:
+        if not path.is_file():
+            raise NoiseToolsError(f"Image {path} does not exist; restore it or drop the case.") from error
+        return None
+
+
+def write_label_like(source: Path, array: np.ndarray, target: Path, reader_writer: Any) -> None:
+    """Writes `array` to `target` with the pixel type, geometry and header of the label file `source`.
+
+    Args:
+        array: label map as `read_label` gives it.
+        reader_writer: nnU-Net's reader/writer for the file; one that is not of the four known kinds writes by itself (and
+            then chooses the pixel type).
+    """
+    kind = type(reader_writer).__name__
+    if kind == "SimpleITKIO":
+        _write_simpleitk(source, array, target)
+    elif kind == "NibabelIO":
+        _write_nibabel(source, array, target)
+    elif kind == "NaturalImage2DIO":
+        from skimage import io as skimage_io
+
+        clean = skimage_io.imread(source)
+        skimage_io.imsave(target, array.reshape(clean.shape).astype(clean.dtype), check_contrast=False)
+    elif kind == "Tiff3DIO":
+        import tifffile
+
+        clean = tifffile.imread(source)
+        tifffile.imwrite(target, array.reshape(clean.shape).astype(clean.dtype), compression="zlib")
+    else:
+        with _quiet():
+            _, properties = reader_writer.read_seg(str(source))
+            reader_writer.write_seg(array if array.ndim == 3 else array[None], str(target), properties)
+
+
+def side_file(label: Path, file_ending: str) -> Path | None:
+    """The .json with the spacing that nnU-Net keeps beside a 3D TIFF label, if there is one."""
+    path = label.with_name(label.name[: -len(file_ending)] + ".json")
+    return path if file_ending.lower() in (".tif", ".tiff") and path.is_file() else None
+
+
+def _write_simpleitk(source: Path, array: np.ndarray, target: Path) -> None:
+    import SimpleITK as sitk
+
+    clean = sitk.ReadImage(str(source))
+    reference = sitk.GetArrayViewFromImage(clean)
+    image = sitk.GetImageFromArray(array.reshape(reference.shape).astype(reference.dtype))
+    image.CopyInformation(clean)
+    for key in clean.GetMetaDataKeys():
+        image.SetMetaData(key, clean.GetMetaData(key))
+    sitk.WriteImage(image, str(target), True)
+
+
+def _write_nibabel(source: Path, array: np.ndarray, target: Path) -> None:
+    import nibabel
+
+    clean = nibabel.load(source)
+    flipped = array.reshape(clean.shape[::-1]).transpose().astype(clean.get_data_dtype())
+    nibabel.save(type(clean)(flipped, clean.affine, clean.header), target)
+
+
+def _reader_writer(dataset: RawDataset) -> Any:
+    from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+
+    example = str(next(iter(dataset.cases.values())).images[0])
+    try:
+        with _quiet():
+            return determine_reader_writer_from_dataset_json(dataset.json, example, verbose=False)()
+    except RuntimeError as error:
+        raise NoiseToolsError(
+            f"nnU-Net has no reader for {example} (file_ending {dataset.file_ending!r}); check the file and dataset.json."
+        ) from error
+
+
+def _find_folder(name_or_id: str) -> Path:
+    root = raw_root()
+    if name_or_id.startswith("Dataset"):
+        if (root / name_or_id).is_dir():
+            return root / name_or_id
+        raise NoiseToolsError(f"No data set {name_or_id} in {root}; found {_known(root)}.")
+    if not name_or_id.isdigit():
+        raise NoiseToolsError(
+            f"Data set {name_or_id!r} is neither an id nor a name; give e.g. 4 or Dataset004_Hippocampus."
+        )
+    found = folders_with_id(root, int(name_or_id))
+    if not found:
+        raise NoiseToolsError(f"No data set with id {int(name_or_id)} in {root}; found {_known(root)}.")
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise NoiseToolsError(f"Id {int(name_or_id)} has {len(found)} data sets in {root} ({names}); keep one.")
+    return found[0]
+
+
+def folders_with_id(root: Path, dataset_id: int) -> list[Path]:
+    """Data set folders under `root` that have this id."""
+    return sorted(path for path in root.glob(f"Dataset{dataset_id:03d}_*") if path.is_dir())
+
+
+def _known(root: Path) -> str:
+    names = sorted(path.name for path in root.glob("Dataset*") if path.is_dir())
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") if names else "none"
+
+
+def _referenced_cases(folder: Path, content: Mapping[str, Any]) -> dict[str, Case]:
+    def resolve(path: str) -> Path:
+        return Path(os.path.normpath(folder / os.path.expandvars(path)))
+
+    return {
+        identifier: Case(identifier, tuple(resolve(image) for image in entry["images"]), resolve(entry["label"]))
+        for identifier, entry in sorted(content["dataset"].items())
+    }
+
+
+def _listed_cases(folder: Path, file_ending: str) -> dict[str, Case]:
+    for part in ("imagesTr", "labelsTr"):
+        if not (folder / part).is_dir():
+            raise NoiseToolsError(f"{folder} has no folder {part}; expected nnU-Net's raw format.")
+    images: dict[str, list[Path]] = {}
+    pattern = re.compile(rf"(.+)_\d{{4}}{re.escape(file_ending)}")
+    for path in sorted((folder / "imagesTr").iterdir()):
+        match = pattern.fullmatch(path.name)
+        if match:
+            images.setdefault(match[1], []).append(path)
+    missing = [name for name in images if not (folder / "labelsTr" / (name + file_ending)).is_file()]
+    if missing:
+        raise NoiseToolsError(
+            f"{len(missing)} of {len(images)} cases in {folder.name} have no file in labelsTr (first: {missing[0]}); "
+            "add the labels or remove the images."
+        )
+    return {
+        name: Case(name, tuple(paths), folder / "labelsTr" / (name + file_ending))
+        for name, paths in sorted(images.items())
+    }
+
+
+def relative_to(path: Path, folder: Path, root: Path) -> str:
+    """How dataset.json in `folder` should name `path`: relative inside `root` (so that root can move), else absolute."""
+    path = Path(os.path.abspath(path))
+    root = Path(os.path.abspath(root))
+    if path.is_relative_to(root):
+        return Path(os.path.relpath(path, os.path.abspath(folder))).as_posix()
+    return str(path)
+
+
+@contextlib.contextmanager
+def _quiet():
+    # nnU-Net's readers print warnings and tracebacks for what they then handle.
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

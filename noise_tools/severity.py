@@ -1,0 +1,70 @@
+"""How wrong a label is (Dice with the clean one), and the search for the severity that makes it as wrong as asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+_STEPS = 16
+_CLOSE_ENOUGH = 0.002  # of the target; stop early
+REACHED = 0.05  # relative to the target: how far off a label may be and still count as asked for
+
+
+@dataclass(frozen=True)
+class Found:
+    """Result of a search: the severity, the value it gave, and whether that is the target within `REACHED`."""
+
+    severity: float
+    value: float
+    reached: bool
+
+
+def label_dice(clean: np.ndarray, noisy: np.ndarray, regions: Sequence[Sequence[int]]) -> list[float | None]:
+    """Dice of every region (a label is a region of one value); None where the clean label does not have it.
+
+    Args:
+        clean, noisy: integer label maps of equal shape.
+        regions: foreground regions as lists of label values.
+    """
+    scores: list[float | None] = []
+    for values in regions:
+        a, b = np.isin(clean, values), np.isin(noisy, values)
+        size = np.count_nonzero(a)
+        scores.append(2 * np.count_nonzero(a & b) / (size + np.count_nonzero(b)) if size else None)
+    return scores
+
+
+def mean_label_dice(clean: np.ndarray, noisy: np.ndarray, regions: Sequence[Sequence[int]]) -> float:
+    """Mean of `label_dice` over the regions present in the clean label; 1 if there is none and none was added."""
+    present = [score for score in label_dice(clean, noisy, regions) if score is not None]
+    if present:
+        return float(np.mean(present))
+    return float(np.array_equal(clean, noisy))
+
+
+def find_severity(measure: Callable[[float], float], target: float, rising: bool = False) -> Found:
+    """Bisects severity in [0, 1] until `measure(severity)` is `target`; the closest value seen wins.
+
+    Args:
+        measure: value of a severity; falls with it (Dice), or rises (surface distance) if `rising`.
+        target: the value asked for. If full strength does not reach it, severity 1 comes back as not reached.
+    """
+    sign = -1.0 if rising else 1.0
+    low, high = 0.0, 1.0
+    best = (1.0, measure(1.0))
+    if sign * (best[1] - target) > 0:
+        return Found(*best, reached=abs(best[1] - target) <= REACHED * target)
+    for _ in range(_STEPS):
+        middle = (low + high) / 2
+        value = measure(middle)
+        if abs(value - target) <= abs(best[1] - target):
+            best = (middle, value)
+        if abs(value - target) <= _CLOSE_ENOUGH * target:
+            break
+        if sign * (value - target) > 0:
+            low = middle
+        else:
+            high = middle
+    return Found(*best, reached=abs(best[1] - target) <= REACHED * target)
