@@ -15,7 +15,7 @@ _SELF_DESCRIBED = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a sub-command and returns the exit status: 0, 2 for bad input (one sentence on stderr), 130 when interrupted."""
+    """Runs a sub-command; exit status 0, 2 for bad input (one sentence on stderr), or 130 when interrupted."""
     argv = list(sys.argv[1:] if argv is None else argv)
     args = build_parser(argv[0] if argv else "").parse_args(argv)
     from noise_tools.errors import NoiseToolsError
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser(command: str = "") -> argparse.ArgumentParser:
-    """The parser; `command` is the sub-command to be parsed, whose own module may have to be imported for its arguments."""
+    """The parser; `command` is the sub-command to parse, whose module may have to be imported for its arguments."""
     parser = argparse.ArgumentParser(
         prog="noise_tools", description="Reproducible label noise for segmentation data sets in nnU-Net's raw format."
     )

@@ -43,8 +43,8 @@ class Request:
         components: the noise, see recipe.py.
         case_fraction: share of the cases that are neither trusted nor test cases.
         label_dice: Dice each corrupted label should have with the clean one; None draws `severity` instead.
-        severity: range that severity is drawn from without a target; None means `DEFAULT_SEVERITY`, or the whole range of a
-            strength that the user set.
+        severity: range that severity is drawn from without a target; None means
+            `DEFAULT_SEVERITY`, or the whole range of a strength that the user set.
         trusted: how many cases stay clean and are named trusted, or which.
         test: how many clean cases to hold out as test cases, or which.
         allow_empty: accept cases without foreground (kept as they are) and labels that lose all of it.
@@ -149,14 +149,12 @@ def make_plan(dataset: RawDataset, request: Request) -> Plan:
     test = _pick(order, request.test, "--test-cases", dataset)
     order = [name for name in order if name not in test]
     if request.trusted == 0 or request.trusted == ():
-        raise NoiseToolsError(
-            "--trusted is 0, but training needs at least one case known to be clean; give a number from 1."
-        )
+        raise NoiseToolsError("--trusted is 0, but training needs a case known to be clean; give 1 or more.")
     trusted = _pick(order, request.trusted, "--trusted", dataset)
     rest = [name for name in order if name not in trusted]
     if not rest:
         raise NoiseToolsError(
-            f"All {len(order)} training cases are to be trusted, which leaves none to corrupt; trust fewer with --trusted."
+            f"All {len(order)} training cases are to be trusted, which leaves none to corrupt; lower --trusted."
         )
     noisy = rest[: round(request.case_fraction * len(rest))]
     return Plan(test, trusted, dict(zip(noisy, spread(request.components, len(noisy)), strict=True)))
@@ -171,9 +169,7 @@ def _pick(order: Sequence[str], asked: int | Sequence[str], flag: str, dataset: 
             )
         taken = [name for name in asked if name not in order]
         if taken:
-            raise NoiseToolsError(
-                f"{flag} names {', '.join(taken)}, which is a test case; a case is either test or trusted."
-            )
+            raise NoiseToolsError(f"{flag} names {', '.join(taken)}, a test case; a case is either test or trusted.")
         return tuple(sorted(set(asked)))
     if not 0 <= asked <= len(order) or (asked == len(order) and flag == "--test-cases"):
         raise NoiseToolsError(
@@ -203,8 +199,8 @@ def corrupt_case(job: Job, identifier: str) -> dict[str, Any]:
             entry["note"] = "chosen for noise, but the clean label has no foreground"
         else:
             raise NoiseToolsError(
-                f"Case {identifier}: {case.label.name} has no foreground to corrupt; pass --allow-empty to leave such cases as "
-                "they are."
+                f"Case {identifier}: {case.label.name} has no foreground to corrupt; pass --allow-empty to leave such "
+                "cases as they are."
             )
     write_label(job.dataset, case, label, noisy, target)
     entry["clean_sha256"] = manifests.sha256(case.label)
@@ -249,8 +245,8 @@ def make_noisy(
     noisy, steps = make(found.severity)
     if not request.allow_empty and not np.isin(noisy, declared.foreground).any():
         raise NoiseToolsError(
-            f"Case {case.identifier}: {component.name} at severity {found.severity:.3g} removes the whole foreground; ask for "
-            "less noise, or pass --allow-empty to accept it."
+            f"Case {case.identifier}: {component.name} at severity {found.severity:.3g} removes the whole foreground; "
+            "ask for less noise, or pass --allow-empty to accept it."
         )
     dice = label_dice(label, noisy, regions)
     return noisy, {
@@ -289,7 +285,7 @@ def write_dataset_json(
 
 
 def copy_test_cases(dataset: RawDataset, temporary: Path, held_out: Sequence[str]) -> None:
-    """imagesTs and labelsTs: those of the source, plus the cases held out here. Images are hard links where possible."""
+    """imagesTs and labelsTs of the source plus the cases held out here, as hard links where possible."""
     for part in ("imagesTs", "labelsTs"):
         source = dataset.folder / part
         if source.is_dir():
@@ -325,8 +321,8 @@ def summary(content: dict[str, Any]) -> str:
     missed = sum(not entry["label_dice"]["reached"] for entry in entries)
     if missed:
         lines.append(
-            f"{missed} corrupted labels could not be brought to the asked value (within 5 %); the closest was kept, see "
-            f"{manifests.FILE_NAME}."
+            f"{missed} corrupted labels could not be brought to the asked value (within 5 %); the closest was kept, "
+            f"see {manifests.FILE_NAME}."
         )
     return "\n".join(lines)
 

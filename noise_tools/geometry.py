@@ -1,4 +1,4 @@
-"""Distances, boxes and sizes of label maps in physical units. Arrays are (z, y, x) or (y, x), spacing in the same order."""
+"""Distances, boxes and sizes of label maps in mm. Arrays are (z, y, x) or (y, x), spacing in the same order."""
 
 from __future__ import annotations
 
@@ -38,10 +38,11 @@ def grow_box(box: Box, shape: Sequence[int], spacing: Sequence[float], margin: f
 def signed_distance(mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     """Signed distance of every voxel centre to the surface of `mask`, in mm, positive inside; float32.
 
-    The surface lies half way between neighbouring voxel centres, also when spacing is anisotropic: the mean of the distances
-    to the outermost voxels inside and to the innermost voxels outside. The image border is no surface. A little smoothing
-    (never across the surface) orders the voxels of one shell, corners first, so that a threshold moves through them gradually
-    instead of a whole voxel layer at a time. An empty mask is -inf everywhere, a full one +inf.
+    The surface lies half way between neighbouring voxel centres, also when spacing is anisotropic: the mean of the
+    distances to the outermost voxels inside and to the innermost voxels outside. The image border is no surface. A
+    little smoothing (never across the surface) orders the voxels of one shell, corners first, so that a threshold
+    moves through them gradually instead of a whole voxel layer at a time. An empty mask is -inf everywhere, a full
+    one +inf.
 
     Distances: Maurer, Qi, Raghavan 2003, as implemented in SimpleITK.
     """
@@ -67,10 +68,10 @@ def signed_distance(mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
 
 
 def typical_radius(label: np.ndarray, labels: Sequence[int], spacing: Sequence[float]) -> float:
-    """Radius in mm of the ball with the volume-to-surface ratio of the largest-scaled of `labels`; 0 if none is present.
+    """Radius in mm of the ball with the volume-to-surface ratio of the coarsest of `labels`; 0 if none is there.
 
-    For convex shapes it is at least the radius of the largest ball inside; unlike a radius from volume alone, it does not
-    grow with the number of objects that share one label.
+    For convex shapes it is at least the radius of the largest ball inside; unlike a radius from volume alone, it does
+    not grow with the number of objects that share one label.
     """
     return max((_radius_of(label == value, spacing) for value in labels), default=0.0)
 

@@ -1,4 +1,4 @@
-"""noise_manifest.json: what was asked, what each case got, and the parameters from which every label can be made again."""
+"""noise_manifest.json: what was asked, what each case got, and the parameters that make every label again."""
 
 from __future__ import annotations
 

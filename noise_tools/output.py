@@ -13,7 +13,7 @@ from noise_tools.raw_dataset import folders_with_id
 
 
 def output_folder(root: Path, dataset_id: int, short_name: str, overwrite: bool, source: Path | None = None) -> Path:
-    """Where data set `dataset_id` goes; refuses ids that are taken, unless it is the same name and `overwrite` is set."""
+    """Where data set `dataset_id` goes; a taken id is refused, unless by the same name with `overwrite` set."""
     if not 1 <= dataset_id <= 999:
         raise NoiseToolsError(f"-o is {dataset_id}; nnU-Net data set ids go from 1 to 999.")
     if not short_name or not all(c.isalnum() or c in "_-" for c in short_name):
@@ -35,10 +35,10 @@ def output_folder(root: Path, dataset_id: int, short_name: str, overwrite: bool,
 
 @contextlib.contextmanager
 def written_whole(folder: Path) -> Iterator[Path]:
-    """A temporary sibling of `folder` to write in; takes its place when the block ends well, is removed when it does not.
+    """A temporary sibling of `folder` to write in; it takes the folder's place when the block ends well, else it goes.
 
-    A folder that is replaced is removed only after the new one is complete. The temporary name does not start with 'Dataset', so
-    nnU-Net never sees it, even after a kill.
+    A folder that is replaced is removed only after the new one is complete. The temporary name does not start with
+    'Dataset', so nnU-Net never sees it, even after a kill.
     """
     temporary = folder.with_name(f".noise_tools-{folder.name}-{os.getpid()}")
     replaced = folder.with_name(f".noise_tools-{folder.name}-{os.getpid()}-replaced")

@@ -82,7 +82,7 @@ def draw_overlay(
     width = 2.2 * min(1.0, (60 / max(first_slice.shape)) ** 0.4)
     _draw_borders(axes, first_slice, FIRST_COLOR, width)
     if second is not None:
-        _draw_borders(axes, second_slice, SECOND_COLOR, width / 2)
+        _draw_borders(axes, second_slice, SECOND_COLOR, max(width / 2, 0.9))
     if plane.axis in (1, 2):  # the first axis, z, points up
         axes.invert_yaxis()
     axes.set_axis_off()
@@ -116,7 +116,7 @@ def legend_handles(first: str, second: str) -> list:
 def png_bytes(figure: Figure, dpi: int = 100) -> bytes:
     """The figure as PNG, free of metadata such as the date, so that the same picture gives the same bytes."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.08, metadata={"Software": None})
     return buffer.getvalue()
 
 

@@ -1,8 +1,9 @@
-"""`noise_tools phantom`: a synthetic data set in raw format, for demonstrations and tests that may not download anything.
+"""`noise_tools phantom`: a synthetic data set in raw format, for demonstrations and tests without downloads.
 
-Each case shows one bent, tapering structure like a hippocampus: label 1 'head' and label 2 'tail' touch at a cut across its
-length. Around it lie textured tissue and distractors as bright as the structure. Partial volume (rendered at twice the
-resolution), a smooth bias field and Rician noise make borders hard to see, so a network must learn them from the labels.
+Each case shows one bent, tapering structure like a hippocampus: label 1 'head' and label 2 'tail' touch at a cut
+across its length. Around it lie textured tissue and distractors as bright as the structure. Partial volume (rendered
+at twice the resolution), a smooth bias field and Rician noise make borders hard to see, so a network must learn them
+from the labels.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Data sets in nnU-Net's raw format: where they are, which cases they have, which labels they declare, reading and writing.
+"""Data sets in nnU-Net's raw format: where they are, their cases, their declared labels, reading and writing labels.
 
 Labels are read through nnU-Net's reader/writer registry, so the arrays are those nnU-Net trains on. Writing keeps what
 nnU-Net's writers do not: the pixel type and the header of the clean label file.
@@ -156,7 +156,7 @@ def read_label(dataset: RawDataset, case: Case) -> tuple[np.ndarray, tuple[float
 
 
 def read_segmentation(reader_writer: Any, path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
-    """Integer array and spacing of a segmentation file, through an nnU-Net reader/writer, without a leading axis of one."""
+    """Integer array and spacing of a segmentation file, read by an nnU-Net reader; a leading axis of one is dropped."""
     try:
         with _quiet():
             array, properties = reader_writer.read_seg(str(path))
@@ -206,8 +206,8 @@ def write_label_like(source: Path, array: np.ndarray, target: Path, reader_write
 
     Args:
         array: label map as `read_label` gives it.
-        reader_writer: nnU-Net's reader/writer for the file; one that is not of the four known kinds writes by itself (and
-            then chooses the pixel type).
+        reader_writer: nnU-Net's reader/writer for the file; one that is not of the four known kinds writes by
+            itself, and then chooses the pixel type.
     """
     kind = type(reader_writer).__name__
     if kind == "SimpleITKIO":
@@ -265,7 +265,7 @@ def _reader_writer(dataset: RawDataset) -> Any:
             return determine_reader_writer_from_dataset_json(dataset.json, example, verbose=False)()
     except RuntimeError as error:
         raise NoiseToolsError(
-            f"nnU-Net has no reader for {example} (file_ending {dataset.file_ending!r}); check the file and dataset.json."
+            f"nnU-Net has no reader for {example} (ending {dataset.file_ending!r}); check the file and dataset.json."
         ) from error
 
 
@@ -331,7 +331,7 @@ def _listed_cases(folder: Path, file_ending: str) -> dict[str, Case]:
 
 
 def relative_to(path: Path, folder: Path, root: Path) -> str:
-    """How dataset.json in `folder` should name `path`: relative inside `root` (so that root can move), else absolute."""
+    """How dataset.json in `folder` names `path`: relative inside `root` (so that root can move), else absolute."""
     path = Path(os.path.abspath(path))
     root = Path(os.path.abspath(root))
     if path.is_relative_to(root):

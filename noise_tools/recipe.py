@@ -105,7 +105,7 @@ def check(components: Sequence[Component]) -> None:
 
 
 def spread(components: Sequence[Component], count: int) -> list[int]:
-    """Component index of each of `count` cases: shares as close to the weights as whole cases allow, at every prefix."""
+    """Component index of each of `count` cases; at every prefix the shares are as close to the weights as can be."""
     total = sum(component.weight for component in components)
     given = [0] * len(components)
     order = []

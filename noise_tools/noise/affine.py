@@ -13,8 +13,8 @@ from noise_tools.noise.base import Noise, Parameter, Params
 class Affine(Noise):
     """Moves the whole foreground by translation, rotation, scaling and shear about its centre of mass, in mm.
 
-    Labels keep their neighbourhood because they move together; nearest-neighbour resampling, so no new values appear. What
-    leaves the image is cut, what the foreground leaves becomes background.
+    Labels keep their neighbourhood because they move together; nearest-neighbour resampling, so no new values appear.
+    What leaves the image is cut, what the foreground leaves becomes background.
     """
 
     name = "affine"
@@ -44,7 +44,8 @@ class Affine(Noise):
         box = bounding_box(np.isin(label, params["labels"]))
         if box is None:
             return None
-        # A point r mm from the centre moves by at most ||matrix - 1|| r + ||translation||, and r is less than the diagonal.
+        # A point r mm from the centre moves by at most ||matrix - 1|| r + ||translation||, and r is less than the
+        # diagonal.
         diagonal = np.linalg.norm([(edge.stop - edge.start) * step for edge, step in zip(box, spacing, strict=True)])
         stretch = np.linalg.norm(np.array(params["matrix"]) - np.eye(label.ndim), 2) * diagonal
         return grow_box(box, label.shape, spacing, float(stretch + np.linalg.norm(params["translation"])))

@@ -1,8 +1,9 @@
 """The contract of every noise type.
 
-`sample(rng, label, spacing, severity)` draws parameters (a JSON-serialisable dict), `apply(label, spacing, params)` turns a
-label map into a noisy one and is a function of its three arguments only, so a manifest that stores `params` can be replayed
-bit for bit. Severity lies in [0, 1]; for one state of `rng` a higher severity draws the same directions with more strength.
+`sample(rng, label, spacing, severity)` draws parameters (a JSON-serialisable dict), `apply(label, spacing, params)`
+turns a label map into a noisy one and is a function of its three arguments only, so a manifest that stores `params`
+can be replayed bit for bit. Severity lies in [0, 1]; for one state of `rng` a higher severity draws the same
+directions with more strength.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ Range = tuple[float, float]
 class Parameter:
     """One setting of a noise type: a range `low:high`, or one of `choices`.
 
-    A `strength` parameter goes from low at severity 0 to high at severity 1; any other is drawn uniformly from its range.
-    With `relative` the default range counts typical radii of the structure instead of `unit` (ranges set by the user never do).
+    A `strength` parameter goes from low at severity 0 to high at severity 1; any other is drawn uniformly from its
+    range. With `relative` the default range counts typical radii of the structure instead of `unit` (ranges set by
+    the user never do).
     """
 
     name: str
@@ -81,7 +83,7 @@ class Noise(ABC):
     @classmethod
     @abstractmethod
     def _apply(cls, label: np.ndarray, spacing: Sequence[float], params: Params) -> np.ndarray:
-        """The noise itself, on a crop around the foreground; may overwrite anything: `apply` restores what must stay."""
+        """The noise itself, on a crop around the foreground; `apply` restores what must stay."""
 
     @classmethod
     def _margin(cls, spacing: Sequence[float], params: Params) -> float:
@@ -90,7 +92,7 @@ class Noise(ABC):
 
     @classmethod
     def apply(cls, label: np.ndarray, spacing: Sequence[float], params: Params) -> np.ndarray:
-        """A noisy copy of `label`: same shape and dtype; values other than 0 and `params['labels']` are left as they are."""
+        """A noisy copy of `label`, same shape and dtype; values other than 0 and `params['labels']` stay."""
         noisy = label.copy()
         box = cls._box(label, spacing, params)
         if box is None:

@@ -13,8 +13,8 @@ from noise_tools.noise.base import Noise, Parameter, Params
 class Erosion(Noise):
     """Removes voxels whose signed distance to the surface is at most `radius` mm; they become background.
 
-    `scope` tells which surface: that of every label (touching labels part), or that of the whole foreground (touching labels
-    stay in contact).
+    `scope` tells which surface: that of every label (touching labels part), or that of the whole foreground (touching
+    labels stay in contact).
     """
 
     name = "erosion"
