@@ -1,0 +1,91 @@
+"""Run what is missing of the study, one run after another; each result is saved when it comes.
+
+    python benchmarks/noise_study/run_queue.py --threads 1
+
+Start it twice for two runs in parallel: a run that another queue works on is passed over. Stop it at any time and start
+it again. Every run is a process of its own (run_arm.py), so that a run that fails does not end the queue.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from run_arm import already_done
+from settings import DEFAULT_CONFIG, Run, SettingsError, Study, load_study, set_nnunet_paths
+
+HERE = Path(__file__).resolve().parent
+
+
+def prepare(study: Study, run: Run, processes: int) -> None:
+    """Prepare the run's cell, unless it is ready. A lock keeps two queues from doing it at once."""
+    from prepare_cell import prepare_noisy
+
+    study.work.mkdir(parents=True, exist_ok=True)
+    set_nnunet_paths(study)
+    with FileLock(str(study.work / "prepare.lock")):
+        prepare_noisy(study, study.cell(run.cell), run.fold, processes)
+
+
+def run_command(study: Study, run: Run, args: argparse.Namespace) -> list[str]:
+    """The run_arm.py call of one run."""
+    command = [sys.executable, str(HERE / "run_arm.py"), "--config", args.config, "--work", str(study.work)]
+    command += ["--cell", run.cell, "--arm", run.arm, "--seed", str(run.seed), "--fold", str(run.fold)]
+    command += ["--threads", str(args.threads), "--device", args.device]
+    return command + (["--keep"] if args.keep else [])
+
+
+def work_on(study: Study, run: Run, args: argparse.Namespace) -> str:
+    """Do one run: ``exists``, ``busy`` (another queue has it), ``done`` or ``failed``."""
+    prepare(study, run, args.processes)
+    if already_done(study, run):
+        return "exists"
+    folder = study.work / "runs" / run.path
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(str(folder) + ".lock", timeout=0):
+            return "done" if subprocess.run(run_command(study, run, args), check=False).returncode == 0 else "failed"
+    except Timeout:
+        return "busy"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default=str(DEFAULT_CONFIG), help="configuration file (default: config.yaml here)")
+    parser.add_argument("--work", help="working folder for bulky data (default: from the configuration file)")
+    parser.add_argument("--cell", nargs="+", help="only these cells")
+    parser.add_argument("--arm", nargs="+", help="only these arms")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads per run (default: 1)")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda", "mps"])
+    parser.add_argument("-np", "--processes", type=int, default=2, help="worker processes of preparation (default: 2)")
+    parser.add_argument("--keep", action="store_true", help="keep checkpoints and predictions")
+    parser.add_argument("--stop-after", type=float, metavar="MINUTES", help="start no run after this time")
+    parser.add_argument("--list", action="store_true", help="list the runs and do nothing")
+    args = parser.parse_args(arguments)
+    start = time.monotonic()
+    failed = 0
+    try:
+        study = load_study(args.config, args.work)
+        for run in study.runs(args.cell, args.arm):
+            if args.list:
+                print(run.path)
+                continue
+            if args.stop_after is not None and time.monotonic() - start > 60 * args.stop_after:
+                print("time is up; start the queue again to go on", flush=True)
+                break
+            outcome = work_on(study, run, args)
+            failed += outcome == "failed"
+            if outcome != "done":
+                print(f"{run.path}: {outcome}", flush=True)
+    except SettingsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
