@@ -1,0 +1,122 @@
+"""Disagreement of labels with the teacher, case by case: the prior of the weights.
+
+Label noise belongs to whole cases. If a case's label disagrees with the teacher on a share d of its structure, and the teacher
+alone is wrong on a share e of unseen clean structure, then a disagreeing voxel of this case is the teacher's mistake
+with probability about e / d: the probability that the given label is right there. Both shares are counted per direction
+(the label has foreground where the teacher has none, lacks it, or names another class), so that labels that are only too
+large do not cost belief where they are too small.
+
+Tensors only. B batch, K heads, H decisions per voxel (1 for softmax heads, K for region heads), D directions.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+EXTRA, MISSING, SWAPPED = 0, 1, 2
+NUM_DIRECTIONS = 3
+
+
+def hard_labels(probabilities: Tensor, regions: bool) -> Tensor:
+    """(B, K, *S) probabilities or targets -> zeros and ones of the same shape (one-hot unless `regions`)."""
+    if regions:
+        return (probabilities > 0.5).to(probabilities.dtype)
+    winner = probabilities.argmax(1, keepdim=True)
+    return torch.zeros_like(probabilities).scatter_(1, winner, 1)
+
+
+def disagreement(label: Tensor, teacher: Tensor, valid: Tensor, regions: bool) -> tuple[Tensor, Tensor]:
+    """Where a label and the teacher's decision differ, and how.
+
+    Args:
+        label: (B, K, *S) of zeros and ones. teacher: (B, K, *S) probabilities. valid: (B, 1, *S).
+
+    Returns:
+        differs (B, H, *S) bool, and direction (B, H, *S) int64 (meaningless where they agree).
+    """
+    decision = hard_labels(teacher, regions)
+    if regions:
+        differs = (decision != label) & (valid > 0)
+        return differs, torch.where(label > 0, EXTRA, MISSING)
+    label_fg, teacher_fg = label[:, :1] < 0.5, decision[:, :1] < 0.5
+    differs = ((decision * label).sum(1, keepdim=True) < 0.5) & (valid > 0)
+    direction = torch.where(label_fg & teacher_fg, SWAPPED, torch.where(label_fg, EXTRA, MISSING))
+    return differs, direction
+
+
+def structure_size(label: Tensor, teacher: Tensor, valid: Tensor, regions: bool) -> Tensor:
+    """Mean number of foreground voxels of label and teacher, per patch: (B,)."""
+    both = (label + hard_labels(teacher, regions)) * valid
+    return (both if regions else both[:, 1:]).flatten(1).sum(1) / 2
+
+
+def direction_counts(differs: Tensor, direction: Tensor) -> Tensor:
+    """Disagreeing voxels per patch and direction: (B, D)."""
+    return torch.stack([(differs & (direction == d)).flatten(1).sum(1) for d in range(NUM_DIRECTIONS)], 1).float()
+
+
+class CaseAgreement:
+    """Running disagreement rates of every case, and the probability that a given label is right.
+
+    Args:
+        num_cases: cases are numbered; the caller keeps the numbering.
+        trusted: (num_cases,) bool.
+        momentum: share of a case's old counts kept per visit.
+        best_share: share of the given-label cases that agree best with the teacher; their rate stands for the
+            teacher's own error on unseen structure where it is not larger than `max_optimism` times the trusted rate.
+        max_optimism: the teacher was trained on the trusted cases, so its error there is too small; this bounds by
+            how much.
+    """
+
+    def __init__(
+        self,
+        num_cases: int,
+        trusted: Tensor,
+        momentum: float = 0.7,
+        best_share: float = 0.2,
+        max_optimism: float = 2.5,
+    ) -> None:
+        self.trusted = trusted
+        self.momentum, self.best_share, self.max_optimism = momentum, best_share, max_optimism
+        self.counts = torch.zeros(num_cases, NUM_DIRECTIONS, device=trusted.device)
+        self.sizes = torch.zeros(num_cases, device=trusted.device)
+
+    def update(self, cases: Tensor, counts: Tensor, sizes: Tensor) -> None:
+        """Fold in patches: cases (B,) int64, counts (B, D), sizes (B,). Patches without structure teach nothing.
+
+        A case that occurs twice in a batch keeps one of its patches.
+        """
+        first = self.sizes[cases] == 0
+        keep = torch.where(first, 0.0, self.momentum)
+        keep = torch.where((sizes + counts.sum(1)) > 0, keep, 1.0)
+        self.counts[cases] = keep[:, None] * self.counts[cases] + (1 - keep)[:, None] * counts
+        self.sizes[cases] = keep * self.sizes[cases] + (1 - keep) * sizes
+
+    def rates(self) -> Tensor:
+        """Disagreeing voxels per structure voxel, (num_cases, D); zero for cases not yet seen."""
+        return self.counts / self.sizes.clamp_min(1e-6)[:, None]
+
+    def teacher_error(self) -> Tensor:
+        """Expected disagreement of the teacher with right labels of unseen cases, per direction: (D,)."""
+        rates, seen = self.rates(), self.sizes > 0
+        trusted = rates[seen & self.trusted]
+        given = rates[seen & ~self.trusted]
+        if len(trusted) == 0:
+            return torch.full((NUM_DIRECTIONS,), float("inf"), device=rates.device)
+        floor = trusted.mean(0)
+        if len(given) == 0:
+            return floor
+        best = torch.quantile(given.sum(1), self.best_share)
+        total = best.clamp(floor.sum(), self.max_optimism * floor.sum())
+        return floor * total / floor.sum().clamp_min(1e-6)
+
+    def label_belief(self, cases: Tensor) -> Tensor:
+        """Probability that the given label is right where it disagrees with the teacher: (B, D) for cases (B,)."""
+        return (self.teacher_error() / self.rates()[cases].clamp_min(1e-6)).clamp(0.02, 0.98)
+
+    def state_dict(self) -> dict:
+        return {"counts": self.counts, "sizes": self.sizes}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.counts, self.sizes = state["counts"].clone(), state["sizes"].clone()

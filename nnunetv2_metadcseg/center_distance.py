@@ -1,0 +1,120 @@
+"""Dynamic Center Distance (DCD): feature distances to foreground, background and boundary centers.
+
+The paper (arXiv 2511.18894) states that pixels are weighted by feature distance to these centers; the equations here are this
+project's (docs/method.md, section 4). Tensors only.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from nnunetv2_metadcseg.influence import flatten_voxels
+
+
+def normalised_entropy(probabilities: Tensor, regions: bool = False) -> Tensor:
+    """Entropy of every voxel divided by its maximum: (B, K, *S) -> (B, 1, *S) in [0, 1].
+
+    For region heads the largest of the K binary entropies: a voxel is a boundary voxel if it is one for any region.
+    """
+    p = probabilities.clamp(1e-6, 1 - 1e-6)
+    if regions:
+        return (-(p * p.log() + (1 - p) * (1 - p).log()) / math.log(2)).amax(1, keepdim=True)
+    return -(p * p.log()).sum(1, keepdim=True) / math.log(max(2, p.shape[1]))
+
+
+def region_weights(probabilities: Tensor, regions: bool = False) -> Tensor:
+    """Soft membership of every voxel in foreground (one per class or region), background and boundary, in this order.
+
+    Args:
+        probabilities: (B, K, *S).
+
+    Returns:
+        (B, R, *S); R = K + 1 for softmax heads (K - 1 foreground classes), K + 2 for region heads.
+    """
+    entropy = normalised_entropy(probabilities, regions)
+    if regions:
+        foreground, background = probabilities, 1 - probabilities.amax(1, keepdim=True)
+    else:
+        foreground, background = probabilities[:, 1:], probabilities[:, :1]
+    return torch.cat([foreground * (1 - entropy), background * (1 - entropy), entropy], 1)
+
+
+class CenterDistance:
+    """Centers kept as an exponential moving average over iterations, distances and weights from them.
+
+    Args:
+        momentum: share of the old center kept per update, in [0, 1).
+        temperature: tau of the boundary affinity, positive.
+        strength: lambda of the weight gamma = 1 + lambda q, not negative.
+
+    Raises:
+        ValueError: a setting outside its range.
+    """
+
+    def __init__(self, momentum: float = 0.9, temperature: float = 0.1, strength: float = 1.0) -> None:
+        if not 0 <= momentum < 1:
+            raise ValueError(f"The center momentum must be in [0, 1), got {momentum}.")
+        if temperature <= 0 or strength < 0:
+            raise ValueError(f"Expected temperature > 0 and strength >= 0, got {temperature} and {strength}.")
+        self.momentum, self.temperature, self.strength = momentum, temperature, strength
+        self.centers: Tensor | None = None  # (R, C)
+        self.seen: Tensor | None = None  # (R,) bool: the center has been set
+
+    @staticmethod
+    def sums(features: Tensor, weights: Tensor, valid: Tensor) -> Tensor:
+        """Weighted sums of unit features, and their weights: (R, C + 1); add over DDP ranks before `update`.
+
+        Args:
+            features: (B, C, *S). weights: (B, R, *S). valid: (B, 1, *S), zero where ignored.
+        """
+        unit = torch.nn.functional.normalize(flatten_voxels(features.float()), dim=1)
+        weights = flatten_voxels(weights * valid)
+        return torch.cat([weights.T @ unit, weights.sum(0)[:, None]], 1)
+
+    def update(self, sums: Tensor) -> None:
+        """Move the centers towards the batch's means; a region with no voxel in the batch keeps its old center."""
+        mass = sums[:, -1:]
+        present = mass[:, 0] > 1e-3
+        mean = sums[:, :-1] / mass.clamp_min(1e-6)
+        if self.centers is None:
+            self.centers, self.seen = mean, present
+            return
+        rate = torch.where(self.seen, 1 - self.momentum, 1.0) * present
+        self.centers = self.centers + rate[:, None] * (mean - self.centers)
+        self.seen = self.seen | present
+
+    def distances(self, features: Tensor) -> Tensor:
+        """Distances to [nearest foreground center, background, boundary]: features (V, C) -> (V, 3).
+
+        ||h - c||^2 = 1 - 2 <h, c> + ||c||^2 for unit h, by one matrix product. Centers are means of unit vectors and so
+        shorter than one; they are normalised here, which gives sqrt(2 - 2 <h, c>), in [0, 2].
+
+        Raises:
+            RuntimeError: before the first update.
+        """
+        if self.centers is None:
+            raise RuntimeError("The centers are empty; call `update` first.")
+        unit = torch.nn.functional.normalize(features.float(), dim=1)
+        centers = torch.nn.functional.normalize(self.centers, dim=1)
+        distance = (2 - 2 * unit @ centers.T).clamp_min(0).sqrt()
+        # A center that no voxel has ever defined must attract nobody.
+        distance = torch.where(self.seen, distance, 2.0)
+        return torch.cat([distance[:, :-2].amin(1, keepdim=True), distance[:, -2:]], 1)
+
+    def gamma(self, features: Tensor, valid: Tensor) -> Tensor:
+        """Voxel weights (B, 1, *S) of features (B, C, *S): 1 + lambda q, divided by its mean over valid voxels.
+
+        q is the boundary part of a softmax over minus distances / tau.
+        """
+        affinity = torch.softmax(-self.distances(flatten_voxels(features)) / self.temperature, 1)[:, -1]
+        weight = 1 + self.strength * affinity.reshape(valid.shape[0], *valid.shape[2:]).unsqueeze(1)
+        return weight * valid.sum().clamp_min(1) / (weight * valid).sum().clamp_min(1e-6)
+
+    def state_dict(self) -> dict:
+        return {"centers": self.centers, "seen": self.seen}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.centers, self.seen = state["centers"], state["seen"]

@@ -1,0 +1,43 @@
+"""Every setting of MetaDCSeg with its reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class MetaDCSegConfig:
+    """Settings of nnUNetTrainerMetaDCSeg. Fractions are of the whole training, so they hold for any number of epochs."""
+
+    # Share of every batch that comes from trusted cases; that of the `mixed` baseline.
+    trusted_fraction: float = 0.5
+    # Share of the training that sees trusted patches only: warming up on the given labels teaches their bias.
+    start_fraction: float = 0.15
+    # The teacher averages over this share of the training, within the bounds that follow (updates).
+    teacher_fraction: float = 0.05
+    teacher_horizon: tuple[int, int] = (20, 1000)
+    # "head" (closed form, almost free), "network" (one more forward pass) or "none" (prior only).
+    influence: str = "head"
+    # Steps of memory of the influence direction: one step's direction is mostly noise.
+    influence_momentum: float = 0.95
+    # Meta step every k iterations.
+    meta_interval: int = 1
+    # Learning rate, width and pull to the prior of the meta-weight network.
+    meta_learning_rate: float = 1e-3
+    meta_hidden: int = 32
+    meta_pull: float = 0.05
+    # Show the meta-weight network how the whole case disagrees with the teacher.
+    context: bool = True
+    # Teacher (True) or the student itself (False) gives the pseudo-label.
+    teacher: bool = True
+    # Pseudo-labels in the mixed target: the teacher's soft probabilities, or its decision.
+    soft_pseudo_labels: bool = True
+    # DCD: momentum, temperature and strength; strength 0 turns it off.
+    center_momentum: float = 0.9
+    dcd_temperature: float = 0.1
+    dcd_strength: float = 1.0
+    # Prior from the case's agreement with the teacher (agreement.py); False: alpha = 1/2 where they disagree.
+    agreement_prior: bool = True
+    case_momentum: float = 0.7
+    best_share: float = 0.2
+    max_optimism: float = 2.5

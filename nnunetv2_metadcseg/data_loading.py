@@ -1,0 +1,87 @@
+"""Batches of given-label and trusted patches, at nnU-Net's planned batch size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+
+
+def trusted_patches_per_batch(batch_size: int, trusted_fraction: float) -> int:
+    """How many patches of a batch come from trusted cases: max(1, round(batch_size * trusted_fraction)).
+
+    At least one patch stays for the given labels, except in a batch of one (then 0 or 1: see `StratifiedDataLoader`).
+    """
+    if batch_size == 1:
+        return 0
+    return min(max(1, round(batch_size * trusted_fraction)), batch_size - 1)
+
+
+class StratifiedDataLoader(nnUNetDataLoader):
+    """nnU-Net's loader with the given-label patches first and the trusted patches last in every batch.
+
+    The batch dictionary gets `num_given`, the number of given-label patches. Foreground patches are drawn at random at
+    the rate that nnU-Net's fixed rule would give for this batch size; the fixed rule (the last patches of a batch)
+    would give all foreground to the trusted ones.
+
+    Args:
+        given: identifiers of the cases with doubtful labels. trusted: identifiers of the trusted cases.
+        num_trusted: trusted patches per batch; all of them while `trusted_only` is set. A batch of one alternates at
+            random between the two kinds.
+    """
+
+    def __init__(self, *args, given: Sequence[str], trusted: Sequence[str], num_trusted: int, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.given, self.trusted, self.num_trusted = list(given), list(trusted), num_trusted
+        self.trusted_only = False
+        if self.get_do_oversample == self._oversample_last_XX_percent:
+            foreground = sum(self._oversample_last_XX_percent(i) for i in range(self.batch_size))
+            self.oversample_foreground_percent = foreground / self.batch_size
+            self.get_do_oversample = self._probabilistic_oversampling
+
+    def _num_given(self) -> int:
+        if self.trusted_only:
+            return 0
+        if self.batch_size == 1:
+            return int(np.random.uniform() < 0.5)
+        return self.batch_size - self.num_trusted
+
+    def get_indices(self) -> list[str]:
+        """Case identifiers of the next batch, drawn with replacement."""
+        num_given = self._num_given()
+        given = list(np.random.choice(self.given, num_given)) if num_given else []
+        return given + list(np.random.choice(self.trusted, self.batch_size - num_given))
+
+    def generate_train_batch(self) -> dict:
+        batch = super().generate_train_batch()
+        trusted = set(self.trusted)
+        # Counted from the drawn cases: the batch may have been made by a worker before `trusted_only` changed here.
+        batch["num_given"] = sum(key not in trusted for key in batch["keys"])
+        return batch
+
+
+class ExtraSegChannels:
+    """A data set of nnU-Net whose segmentations carry further channels through spatial augmentation.
+
+    Args:
+        dataset: data set with `load_case`.
+        load_extra: maps a case identifier to an integer array (E, *S) in the preprocessed geometry.
+
+    Raises:
+        ValueError: on loading, if the extra channels have another shape than the segmentation.
+    """
+
+    def __init__(self, dataset, load_extra) -> None:
+        self.dataset, self.load_extra = dataset, load_extra
+        self.identifiers = dataset.identifiers
+
+    def load_case(self, identifier: str):
+        data, seg, seg_prev, properties = self.dataset.load_case(identifier)
+        extra = self.load_extra(identifier)
+        if extra.shape[1:] != seg.shape[1:]:
+            raise ValueError(
+                f"The extra map of case {identifier} has shape {extra.shape[1:]}, but its preprocessed label has "
+                f"{tuple(seg.shape[1:])}; preprocess both from files of the same geometry."
+            )
+        return data, np.concatenate([seg[:], extra[:].astype(seg.dtype)]), seg_prev, properties

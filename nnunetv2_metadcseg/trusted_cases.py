@@ -1,0 +1,77 @@
+"""Which cases are trusted: read, validate, explain.
+
+`trusted_cases.json` beside `splits_final.json` (a JSON list of case identifiers) wins over the key `"trusted_cases"` of
+dataset.json, which `noise_tools corrupt` writes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+FILE_NAME = "trusted_cases.json"
+
+
+class TrustedCasesError(ValueError):
+    """The list of trusted cases is missing or cannot be used."""
+
+
+def read_trusted_cases(preprocessed_folder: str | Path, dataset_json: dict) -> list[str]:
+    """The declared trusted cases of a data set, sorted.
+
+    Args:
+        preprocessed_folder: the data set's folder in nnUNet_preprocessed (where splits_final.json lies).
+        dataset_json: content of dataset.json.
+
+    Raises:
+        TrustedCasesError: none declared, or not a list of strings.
+    """
+    file = Path(preprocessed_folder) / FILE_NAME
+    if file.is_file():
+        source = str(file)
+        try:
+            cases = json.loads(file.read_text())
+        except json.JSONDecodeError as error:
+            raise TrustedCasesError(f"{file} is not valid JSON ({error}); write a list of case identifiers.") from error
+    else:
+        source = 'the key "trusted_cases" of dataset.json'
+        cases = dataset_json.get("trusted_cases")
+    if cases is None or cases == []:
+        raise TrustedCasesError(
+            f'No trusted cases: expected {file} or the key "trusted_cases" in dataset.json; check a few labels by hand '
+            f'and write their case identifiers there, for instance ["case_01", "case_07", "case_12"].'
+        )
+    if not isinstance(cases, list) or not all(isinstance(case, str) for case in cases):
+        raise TrustedCasesError(f"{source} holds {cases!r:.80}, expected a JSON list of case identifiers (strings).")
+    return sorted(set(cases))
+
+
+def trusted_training_cases(declared: Sequence[str], training: Sequence[str], known: Sequence[str]) -> list[str]:
+    """The trusted cases among a fold's training cases.
+
+    Args:
+        declared: trusted cases of the data set. training: the fold's training cases. known: all preprocessed cases.
+
+    Raises:
+        TrustedCasesError: unknown identifiers; none in this fold's training split; or nothing but trusted cases.
+    """
+    unknown = sorted(set(declared) - set(known))
+    if unknown:
+        raise TrustedCasesError(
+            f"Trusted cases {', '.join(unknown[:5])}{' ...' if len(unknown) > 5 else ''} are not among the "
+            f"{len(known)} preprocessed cases (for instance {', '.join(sorted(known)[:3])}); correct the identifiers "
+            "(no file ending)."
+        )
+    here = sorted(set(declared) & set(training))
+    if not here:
+        raise TrustedCasesError(
+            f"None of the {len(declared)} trusted cases is in this fold's training split; train another fold or `all`, "
+            "or declare trusted cases among the training cases."
+        )
+    if len(here) == len(set(training)):
+        raise TrustedCasesError(
+            f"All {len(here)} training cases are trusted, so there is no doubtful label to weigh; "
+            "train stock nnUNetTrainer, or declare fewer trusted cases."
+        )
+    return here

@@ -1,0 +1,264 @@
+"""Base of all trainers of this package: batches with trusted patches, our loss, plain checkpoints.
+
+It only wires nnU-Net's hooks; a subclass says in `training_targets` what the given-label patches are trained on.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import asdict
+
+import numpy as np
+import torch
+from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
+from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.ddp_allgather import AllGatherGrad
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+from nnunetv2.utilities.helpers import dummy_context
+from torch import Tensor, autocast
+
+from nnunetv2_metadcseg import __version__
+from nnunetv2_metadcseg.config import MetaDCSegConfig
+from nnunetv2_metadcseg.data_loading import StratifiedDataLoader, trusted_patches_per_batch
+from nnunetv2_metadcseg.feature_tap import unwrap
+from nnunetv2_metadcseg.losses import WeightedDiceCELoss
+from nnunetv2_metadcseg.targets import LabelEncoder
+from nnunetv2_metadcseg.trusted_cases import read_trusted_cases, trusted_training_cases
+
+
+class TrustedBatchTrainer(nnUNetTrainer):
+    """Trains on batches of given-label and trusted patches. Not a method by itself: see the subclasses."""
+
+    config = MetaDCSegConfig()
+
+    # ---- set-up -------------------------------------------------------------------------------------------------
+
+    def initialize(self) -> None:
+        super().initialize()
+        if self.device.type == "cpu":
+            # 2.7 times faster 3D convolutions on two cores (docs/cost.md); on CUDA nnU-Net's own choice is kept.
+            unwrap(self.network).to(memory_format=self.memory_format)
+        self.encoder = LabelEncoder(
+            self.label_manager.num_segmentation_heads,
+            self.label_manager.foreground_regions if self.label_manager.has_regions else None,
+            self.label_manager.ignore_label,
+        )
+        self.weighted_loss = WeightedDiceCELoss(
+            self.label_manager.has_regions,
+            self.configuration_manager.batch_dice,
+            self.loss.weight_factors if isinstance(self.loss, DeepSupervisionWrapper) else None,
+            AllGatherGrad.apply if self.is_ddp else None,
+        )
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        return torch.channels_last_3d if len(self.configuration_manager.patch_size) == 3 else torch.channels_last
+
+    @property
+    def total_steps(self) -> int:
+        return self.num_epochs * self.num_iterations_per_epoch
+
+    # ---- data ---------------------------------------------------------------------------------------------------
+
+    def trusted_cases(self, training: list[str]) -> list[str]:
+        """The trusted ones among the training cases; raises TrustedCasesError with the way to declare them."""
+        if self.dataset_class is None:
+            self.dataset_class = infer_dataset_class(self.preprocessed_dataset_folder)
+        known = self.dataset_class.get_identifiers(self.preprocessed_dataset_folder)
+        declared = read_trusted_cases(self.preprocessed_dataset_folder_base, self.dataset_json)
+        return trusted_training_cases(declared, training, known)
+
+    def build_train_loader(self, dataset, initial_patch_size, transforms) -> nnUNetDataLoader:
+        """The training loader; trusted patches last in every batch."""
+        trusted = self.trusted_cases(dataset.identifiers)
+        self.print_to_log_file(f"{len(trusted)} trusted cases in this fold: {', '.join(trusted)}")
+        return StratifiedDataLoader(
+            dataset,
+            self.batch_size,
+            initial_patch_size,
+            self.configuration_manager.patch_size,
+            self.label_manager,
+            oversample_foreground_percent=self.oversample_foreground_percent,
+            probabilistic_oversampling=self.probabilistic_oversampling,
+            transforms=transforms,
+            given=[case for case in dataset.identifiers if case not in trusted],
+            trusted=trusted,
+            num_trusted=trusted_patches_per_batch(self.batch_size, self.config.trusted_fraction),
+        )
+
+    def get_dataloaders(self):
+        """nnU-Net's loaders, with `build_train_loader` for training.
+
+        The training labels stay integer maps at full resolution: regions and deep-supervision targets are made from
+        the weighted soft target in the loss.
+        """
+        if self.dataset_class is None:
+            self.dataset_class = infer_dataset_class(self.preprocessed_dataset_folder)
+        rotation, dummy_2d, initial_patch_size, mirror_axes = (
+            self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        )
+        labels = self.label_manager
+        regions = labels.foreground_regions if labels.has_regions else None
+        train_transforms = self.get_training_transforms(
+            self.configuration_manager.patch_size,
+            rotation,
+            None,
+            mirror_axes,
+            dummy_2d,
+            use_mask_for_norm=self.configuration_manager.use_mask_for_norm,
+            is_cascaded=self.is_cascaded,
+            foreground_labels=labels.foreground_labels,
+        )
+        val_transforms = self.get_validation_transforms(
+            self._get_deep_supervision_scales(),
+            is_cascaded=self.is_cascaded,
+            foreground_labels=labels.foreground_labels,
+            regions=regions,
+            ignore_label=labels.ignore_label,
+        )
+        dataset_train, dataset_val = self.get_tr_and_val_datasets()
+        train = self.build_train_loader(dataset_train, initial_patch_size, train_transforms)
+        val = nnUNetDataLoader(
+            dataset_val,
+            self.batch_size,
+            self.configuration_manager.patch_size,
+            self.configuration_manager.patch_size,
+            labels,
+            oversample_foreground_percent=self.oversample_foreground_percent,
+            probabilistic_oversampling=self.probabilistic_oversampling,
+            transforms=val_transforms,
+        )
+        workers = get_allowed_n_proc_DA()
+        loaders = self._augmenter(train, workers, 6), self._augmenter(val, max(1, workers // 2) if workers else 0, 3)
+        for loader in loaders:
+            next(loader)  # starts the workers
+        return loaders
+
+    def _augmenter(self, loader: nnUNetDataLoader, workers: int, cached: int):
+        if workers == 0:
+            return SingleThreadedAugmenter(loader, None)
+        return NonDetMultiThreadedAugmenter(
+            data_loader=loader,
+            transform=None,
+            num_processes=workers,
+            num_cached=max(cached, workers // 2),
+            seeds=None,
+            pin_memory=self.device.type == "cuda",
+            wait_time=0.002,
+        )
+
+    # ---- one step -----------------------------------------------------------------------------------------------
+
+    def forward(self, data: Tensor):
+        """Student outputs under nnU-Net's autocast rule."""
+        with autocast(self.device.type, enabled=True) if self.device.type == "cuda" else dummy_context():
+            return self.network(data)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Softmax, or sigmoid for region heads."""
+        return torch.sigmoid(logits) if self.label_manager.has_regions else torch.softmax(logits, 1)
+
+    def to_device(self, data: Tensor) -> Tensor:
+        data = data.to(self.device, non_blocking=True)
+        return data.contiguous(memory_format=self.memory_format) if self.device.type == "cpu" else data
+
+    def training_targets(self, batch: dict, data: Tensor, outputs, label: Tensor, valid: Tensor):
+        """Soft target (B, K, *S) and weight (B, 1 or K, *S) of a batch; here the labels as given."""
+        return label, valid
+
+    def train_step(self, batch: dict) -> dict:
+        data = self.to_device(batch["data"])
+        label, valid = self.encoder(batch["target"][:, :1].to(self.device, non_blocking=True))
+        self.optimizer.zero_grad(set_to_none=True)
+        outputs = self.forward(data)
+        target, weight = self.training_targets(batch, data, outputs, label, valid)
+        loss = self.weighted_loss(outputs, target, weight)
+        self.optimize(loss)
+        return {"loss": loss.detach().cpu().numpy()}
+
+    def optimize(self, loss: Tensor) -> None:
+        """Backward, nnU-Net's gradient clipping and optimiser step."""
+        if self.grad_scaler is None:
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), 12)
+            self.optimizer.step()
+            return
+        self.grad_scaler.scale(loss).backward()
+        self.grad_scaler.unscale_(self.optimizer)
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 12)
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+
+    # ---- checkpoints --------------------------------------------------------------------------------------------
+
+    def extra_state(self) -> dict:
+        """What a subclass must keep to go on as if never stopped: plain dicts, strings and tensors."""
+        return {}
+
+    def load_extra_state(self, state: dict) -> None:
+        """Takes what `extra_state` gave."""
+
+    def save_checkpoint(self, filename: str) -> None:
+        """nnU-Net's checkpoint, named after nnU-Net's own class so that it predicts without this package.
+
+        The architecture is nnU-Net's, so any stock nnU-Net can load the weights. Our state and provenance lie under
+        the key `metadcseg`.
+        """
+        super().save_checkpoint(filename)
+        if self.local_rank != 0 or self.disable_checkpointing:
+            return
+        checkpoint = torch.load(filename, map_location="cpu", weights_only=False)
+        checkpoint["trainer_name"] = stock_class_name(type(self))
+        checkpoint["metadcseg"] = {
+            "version": __version__,
+            "trainer": type(self).__name__,
+            "config": asdict(self.config),
+            "state": self.extra_state(),
+            "random": random_state(),
+        }
+        torch.save(checkpoint, filename)
+
+    def load_checkpoint(self, filename_or_checkpoint) -> None:
+        """nnU-Net's loading, plus our state; a stock checkpoint is taken without ours (weights only)."""
+        if isinstance(filename_or_checkpoint, str):
+            checkpoint = torch.load(filename_or_checkpoint, map_location=self.device, weights_only=False)
+        else:
+            checkpoint = filename_or_checkpoint
+        super().load_checkpoint(filename_or_checkpoint)
+        ours = checkpoint.get("metadcseg")
+        if ours is not None:
+            self.load_extra_state(ours["state"])
+            self._random_state = ours["random"]
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        # Starting the loaders draws random numbers; a resumed run goes on from the numbers of the checkpoint.
+        state = getattr(self, "_random_state", None)
+        if state is not None:
+            set_random_state(state)
+            self._random_state = None
+
+
+def first_output(outputs: Tensor | list[Tensor]) -> Tensor:
+    """Full-resolution logits in fp32, without graph."""
+    return (outputs if isinstance(outputs, Tensor) else outputs[0]).detach().float()
+
+
+def stock_class_name(trainer: type) -> str:
+    """Name of the nearest base class that nnU-Net itself ships."""
+    return next(base.__name__ for base in trainer.__mro__ if base.__module__.startswith("nnunetv2."))
+
+
+def random_state() -> dict:
+    """State of the generators that the single-process loader and the training draw from."""
+    return {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()}
+
+
+def set_random_state(state: dict) -> None:
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["torch"].cpu())
