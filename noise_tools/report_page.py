@@ -39,9 +39,7 @@ def page(comparison: Comparison, worst: int = 8) -> str:
     a, b = comparison.first.name, comparison.second.name
     sections = [
         _section("Per label", _label_table(comparison), _empty_note(comparison)),
-        _section(
-            "Distributions", _histograms(comparison), "One value per case and label; cases that are equal included."
-        ),
+        _section("Distributions", _histograms(comparison), _histogram_note(comparison)),
         _section("Worst cases", *_worst_cases(comparison, worst)),
         _section("Every case", _case_table(comparison), _case_note(comparison)),
     ]
@@ -192,11 +190,11 @@ def _worst_cases(comparison: Comparison, count: int) -> tuple[str, str]:
     note = (
         f"Lowest mean Dice first. {_swatch('first', 'A')} {escape(comparison.first.name)}, "
         f"{_swatch('second', 'B')} {escape(comparison.second.name)}; voxels that differ are tinted. "
-        "Slices: those with the most differing voxels."
+        "Volumes: the slice with the most differing voxels in each direction."
     )
     if not (comparison.first.images or comparison.second.images):
         note += " Give --images to draw them over the images."
-    return "".join(_worst_case(comparison, case) for case in cases), note
+    return f'<div class="cases">{"".join(_worst_case(comparison, case) for case in cases)}</div>', note
 
 
 def _swatch(kind: str, text: str) -> str:
@@ -227,7 +225,8 @@ def case_figure(comparison: Comparison, case: str):
     if image is not None and image.shape != a.shape:
         image = None  # an image on another grid would mislead
     axes_of_slices = (0, 1, 2) if a.ndim == 3 else (None,)
-    figure = Figure(figsize=(3.6 * len(axes_of_slices), 3.6), layout="constrained")
+    size = 3.6 if a.ndim == 3 else 5.2  # inches
+    figure = Figure(figsize=(size * len(axes_of_slices), size), layout="constrained")
     for axes, axis in zip(np.atleast_1d(figure.subplots(1, len(axes_of_slices))), axes_of_slices, strict=True):
         plane = fullest_plane(a != b, spacing, axis)
         draw_overlay(axes, plane, image, a, b)
@@ -326,7 +325,8 @@ th[aria-sort="ascending"] button::after { content: " \\25B2"; font-size: 10px; }
 th[aria-sort="descending"] button::after { content: " \\25BC"; font-size: 10px; }
 .spread { color: #7b8794; }
 img { max-width: 100%; display: block; }
-figure { margin: 0 0 18px; }
+.cases { display: flex; flex-wrap: wrap; gap: 18px 28px; }
+figure { margin: 0; }
 figcaption { margin-bottom: 4px; }
 input[type="search"] { font: inherit; padding: 5px 10px; margin-bottom: 10px; width: 280px; border: 1px solid #cbd2d9;
   border-radius: 6px; }
