@@ -114,7 +114,7 @@ def _over_cases(rows: Sequence[Row], key: str, form: str) -> str:
 
 def _empty_note(comparison: Comparison) -> str:
     return (
-        "Mean &plusmn; standard deviation over cases; gained and lost are sums. "
+        "Mean &plusmn; standard deviation over cases; for pictures, mm means pixels; gained and lost are sums. "
         f"Surface Dice at {comparison.tolerance:g} mm. A label that only one of A and B has counts with Dice 0 and "
         "has no distance; one that neither has counts nowhere."
     )

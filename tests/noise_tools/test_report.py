@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from noise_tools import report
+from noise_tools.errors import NoiseToolsError
+from noise_tools.metrics import METRICS, label_metrics
+from tests.noise_tools.label_files import two_balls, write, write_dataset
+
+
+def arguments(*words: object) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    report.add_arguments(parser)
+    return parser.parse_args([str(word) for word in words])
+
+
+@pytest.fixture
+def raters(tmp_path):
+    """Two raters, three cases: equal, moved, and one in which the second rater missed label 2."""
+    first, second = tmp_path / "rater1", tmp_path / "rater2"
+    missed = np.where(two_balls() == 2, 0, two_balls())
+    for case, label in {"equal": two_balls(), "missed": missed, "moved": two_balls(shift=2)}.items():
+        write(first / f"{case}.nii.gz", two_balls())
+        write(second / f"{case}.nii.gz", label)
+    return first, second
+
+
+def test_rows_are_the_metrics_of_each_case_and_label(raters):
+    comparison = report.compare(*raters)
+    assert [(row.case, row.label) for row in comparison.rows] == [
+        (case, label) for case in ("equal", "missed", "moved") for label in ("1", "2")
+    ]
+    expected = label_metrics(two_balls(), two_balls(shift=2), (2.0, 1.0, 1.0), [1, 2])
+    assert [row.values for row in comparison.rows if row.case == "moved"] == [expected[1], expected[2]]
+    assert comparison.equal_cases == {"equal"}
+    assert comparison.worst_cases(9) == sorted(["missed", "moved"], key=comparison.case_dice().get)
+    assert comparison.worst_cases(1) == comparison.worst_cases(9)[:1]
+
+
+def test_written_files(raters, tmp_path, capsys):
+    report.run(arguments(*raters, "-o", tmp_path / "out" / "deep"))
+    folder = tmp_path / "out" / "deep"
+    assert sorted(p.name for p in folder.iterdir()) == ["report.csv", "report.html"]
+    table = list(csv.DictReader((folder / "report.csv").open()))
+    assert list(table[0]) == ["case", "label", *METRICS]
+    missed = next(row for row in table if (row["case"], row["label"]) == ("missed", "2"))
+    assert missed["dice"] == "0" and missed["hd95"] == "" and missed["components_lost"] == "1"
+    moved = next(row for row in table if (row["case"], row["label"]) == ("moved", "1"))
+    expected = label_metrics(two_balls(), two_balls(shift=2), (2.0, 1.0, 1.0), [1])[1]
+    for name in METRICS:
+        assert float(moved[name]) == pytest.approx(expected[name], rel=1e-5)
+    printed = capsys.readouterr().out
+    assert "3 cases compared, 2 differ." in printed and "report.html" in printed
+
+
+def test_processes_change_nothing(raters):
+    one, two = (report.compare(*raters, processes=n) for n in (1, 2))
+    assert report.csv_text(one.rows) == report.csv_text(two.rows)
+    assert one.equal_cases == two.equal_cases
+
+
+def test_names_regions_and_ignore_of_a_data_set(tmp_path):
+    declared = {"background": 0, "whole": [1, 2], "tail": 2, "ignore": 3}
+    noisy = two_balls()
+    noisy[noisy == 1] = 3
+    first = write_dataset(tmp_path / "first", {"a": two_balls()}, declared=declared)
+    second = write_dataset(tmp_path / "second", {"a": noisy}, declared=declared)
+    comparison = report.compare(first, second)
+    assert comparison.labels == ("whole", "tail")
+    assert all(row.values["dice"] == 1 for row in comparison.rows), "what one rater ignored counts nowhere"
+    assert comparison.equal_cases == {"a"}
+    chosen = report.compare(first, second, labels=[2, 1])
+    assert chosen.labels == ("tail", "1")
+
+
+def test_pictures(tmp_path):
+    first = write_dataset(tmp_path / "first", {"a": two_balls((24, 20))}, ".png")
+    second = write_dataset(tmp_path / "second", {"a": two_balls((24, 20), shift=1)}, ".png")
+    comparison = report.compare(first, second)
+    assert (
+        comparison.rows[0].values
+        == label_metrics(two_balls((24, 20)), two_balls((24, 20), shift=1), (1, 1), {"head": 1})["head"]
+    )
+
+
+def test_a_label_that_neither_has_is_undefined(tmp_path):
+    only_head = np.where(two_balls() == 2, 0, two_balls())
+    first = write_dataset(tmp_path / "first", {"a": only_head})
+    second = write_dataset(tmp_path / "second", {"a": np.roll(only_head, 1, axis=2)})
+    comparison = report.compare(first, second)
+    head, tail = comparison.rows
+    assert math.isnan(tail.values["dice"])
+    assert comparison.case_dice()["a"] == head.values["dice"] < 1
+    assert "tail: mean Dice undefined" in report.summary(comparison)
+
+
+def test_cases_of_one_folder_only(raters):
+    (raters[1] / "moved.nii.gz").unlink()
+    with pytest.raises(NoiseToolsError, match=r"1 cases are in one folder only \(moved\).*--common.*the 2 that both"):
+        report.compare(*raters)
+    comparison = report.compare(*raters, common=True)
+    assert comparison.cases == ("equal", "missed") and comparison.skipped == ("moved",)
+
+
+def test_folders_that_cannot_be_compared(raters, tmp_path):
+    first, second = raters
+    with pytest.raises(NoiseToolsError, match="same label files"):
+        report.compare(first, first)
+    other = tmp_path / "other"
+    write(other / "x.nii.gz", two_balls())
+    with pytest.raises(NoiseToolsError, match=r"no case in common \(A has equal, missed, moved; B has x\)"):
+        report.compare(first, other)
+    write(second / "equal.nii.gz", two_balls((12, 24, 21)))
+    with pytest.raises(NoiseToolsError, match=r"Case equal: .* \(12, 24, 20\) in A but \(12, 24, 21\) in B"):
+        report.compare(*raters)
+    write(second / "equal.nii.gz", two_balls(), spacing=(3.0, 1.0, 1.0))
+    with pytest.raises(NoiseToolsError, match="Case equal: .* spacing"):
+        report.compare(*raters)
+
+
+def test_nothing_labelled_anywhere(tmp_path):
+    for name in ("first", "second"):
+        write(tmp_path / name / "a.nii.gz", np.zeros((4, 5, 6), np.uint8))
+    with pytest.raises(NoiseToolsError, match="no foreground|any foreground"):
+        report.compare(tmp_path / "first", tmp_path / "second")
+
+
+def test_an_older_report_is_kept_unless_asked(raters, tmp_path):
+    out = tmp_path / "out"
+    report.run(arguments(*raters, "-o", out, "--worst", 0))
+    before = (out / "report.csv").read_bytes()
+    with pytest.raises(NoiseToolsError, match="exists already; give another folder with -o, or --overwrite"):
+        report.run(arguments(*raters, "-o", out))
+    report.run(arguments(*raters, "-o", out, "--worst", 0, "--labels", 1, "--overwrite"))
+    assert (out / "report.csv").read_bytes() != before
+
+
+@pytest.mark.parametrize("words", [("--worst", -1), ("--tolerance", -0.5), ("--tolerance", "nan"), ("-np", 0)])
+def test_numbers_out_of_range(raters, tmp_path, words):
+    with pytest.raises(NoiseToolsError, match=words[0]):
+        report.run(arguments(*raters, "-o", tmp_path / "out", *words))
+    assert not (tmp_path / "out").exists()
+
+
+def test_arguments_need_no_heavy_import():
+    code = (
+        "import argparse, sys; from noise_tools import preview, report;"
+        "report.add_arguments(argparse.ArgumentParser()); preview.add_arguments(argparse.ArgumentParser());"
+        "print([m for m in ('numpy', 'scipy', 'matplotlib', 'SimpleITK', 'torch', 'nnunetv2') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
