@@ -196,10 +196,10 @@ def prepare_clean(study: Study, dataset: Dataset, fold: int, processes: int = 2)
     return preprocessed
 
 
-def corrupt_command(cell: Cell, clean_number: int, noisy_name: str, processes: int) -> list[str]:
+def corrupt_command(cell: Cell, clean_number: int, number: int, processes: int) -> list[str]:
     """The ``noise_tools corrupt`` call that makes the cell's labels."""
-    command = [sys.executable, "-m", "noise_tools.cli", "corrupt", "-d", str(clean_number), "-o", noisy_name]
-    command += ["--noise", *cell.noise, "--case-fraction", str(cell.case_fraction)]
+    command = [sys.executable, "-m", "noise_tools.cli", "corrupt", "-d", str(clean_number), "-o", str(number)]
+    command += ["--name", cell.name, "--noise", *cell.noise, "--case-fraction", str(cell.case_fraction)]
     if cell.label_dice is not None:
         command += ["--label-dice", str(cell.label_dice)]
     command += ["--trusted", str(cell.trusted), "--seed", str(cell.noise_seed), "-np", str(processes)]
@@ -224,7 +224,7 @@ def prepare_noisy(study: Study, cell: Cell, fold: int, processes: int = 2) -> Pa
         return preprocessed
     for folder in (raw, preprocessed):
         shutil.rmtree(folder, ignore_errors=True)
-    subprocess.run(corrupt_command(cell, dataset.clean_id + fold, name, processes), check=True)
+    subprocess.run(corrupt_command(cell, dataset.clean_id + fold, cell.id + fold, processes), check=True)
     description = _read_json(raw / "dataset.json")
     trusted = description.get("trusted_cases") or []
     if len(trusted) != cell.trusted:
