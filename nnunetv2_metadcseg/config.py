@@ -20,6 +20,8 @@ class MetaDCSegConfig:
     influence: str = "head"
     # Steps of memory of the influence direction: one step's direction is mostly noise.
     influence_momentum: float = 0.95
+    # Let the teacher see the trusted patches every k iterations: its agreement there calibrates the prior.
+    calibration_interval: int = 4
     # Meta step every k iterations.
     meta_interval: int = 1
     # Learning rate, width and pull to the prior of the meta-weight network.

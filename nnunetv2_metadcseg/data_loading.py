@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,18 +28,27 @@ class StratifiedDataLoader(nnUNetDataLoader):
 
     Args:
         given: identifiers of the cases with doubtful labels. trusted: identifiers of the trusted cases.
-        num_trusted: trusted patches per batch; all of them while `trusted_only` is set. A batch of one alternates at
-            random between the two kinds.
+        num_trusted: trusted patches per batch; all of them while `trusted_only` is set (also by the training process
+            while worker processes load). A batch of one alternates at random between the two kinds.
     """
 
     def __init__(self, *args, given: Sequence[str], trusted: Sequence[str], num_trusted: int, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self.given, self.trusted, self.num_trusted = list(given), list(trusted), num_trusted
-        self.trusted_only = False
+        self._trusted_only = multiprocessing.Value("b", 0, lock=False)
         if self.get_do_oversample == self._oversample_last_XX_percent:
             foreground = sum(self._oversample_last_XX_percent(i) for i in range(self.batch_size))
             self.oversample_foreground_percent = foreground / self.batch_size
             self.get_do_oversample = self._probabilistic_oversampling
+
+    @property
+    def trusted_only(self) -> bool:
+        """Draw trusted patches only."""
+        return bool(self._trusted_only.value)
+
+    @trusted_only.setter
+    def trusted_only(self, value: bool) -> None:
+        self._trusted_only.value = int(value)
 
     def _num_given(self) -> int:
         if self.trusted_only:

@@ -30,7 +30,7 @@ def last_segmentation_layer(network: nn.Module) -> nn.Module:
 
 
 class FeatureTap:
-    """Keeps the features (B, C, *S) of the network's last forward pass, detached.
+    """Keeps the features (B, C, *S) of the network's last forward pass in training mode, detached.
 
     Register it before torch.compile: the hook is then traced with the network.
     """
@@ -39,8 +39,9 @@ class FeatureTap:
         self.features: Tensor | None = None
         self._handle = last_segmentation_layer(network).register_forward_pre_hook(self._keep)
 
-    def _keep(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self.features = inputs[0].detach()
+    def _keep(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if module.training:  # validation and inference need no features
+            self.features = inputs[0].detach()
 
     def pop(self) -> Tensor:
         """The features, which are then let go so that they do not live until the next step.

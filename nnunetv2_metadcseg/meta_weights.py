@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from nnunetv2_metadcseg.collective import Collective
+
 
 class MetaWeightNetwork(nn.Module):
     """Per-voxel MLP giving delta, the correction of the prior's log odds; zero at the start.
@@ -44,6 +46,7 @@ class MetaWeights:
             the influence is informative, is kept.
         pull: weight of mean(delta^2), which draws the weights to the prior.
         device: where the network lives; it is always fp32.
+        collective: reductions over DDP ranks.
     """
 
     def __init__(
@@ -54,7 +57,9 @@ class MetaWeights:
         learning_rate: float = 1e-3,
         pull: float = 0.05,
         device: torch.device | str = "cpu",
+        collective: Collective | None = None,
     ) -> None:
+        self.collective = collective or Collective()
         self.network = MetaWeightNetwork(num_inputs, hidden, max_correction).to(device)
         self.learning_rate, self.pull = learning_rate, pull
         self.optimizer = torch.optim.Adam(self.network.parameters(), learning_rate, weight_decay=1e-4)
@@ -68,27 +73,33 @@ class MetaWeights:
         return torch.sigmoid(prior + self.network(inputs))
 
     def update(self, inputs: Tensor, prior: Tensor, gain: Tensor, rate: float = 1.0) -> None:
-        """One step on J = -mean(alpha gain) + pull mean(delta^2).
+        """One step on J = -mean(alpha gain / scale) + pull mean(delta^2), the mean over the voxels of all DDP ranks.
 
         Args:
-            inputs: (V, F). prior: (V,).
+            inputs: (V, F). prior: (V,). V may be zero.
             gain: (V,), influence of the given label minus that of the pseudo-label (beta = 1 - alpha, so only the
                 difference counts).
             rate: share of the learning rate used now.
         """
-        if len(gain) == 0:
-            return
-        size = gain.abs().mean()
-        self.scale = size if self.scale is None else torch.maximum(self.scale * 0.999, size)
+        total = self.collective.sum(torch.stack([gain.abs().sum(), gain.new_tensor(float(len(gain)))]))
+        count = total[1].clamp_min(1)
+        self._track_scale(total[0] / count)
         with torch.enable_grad():
             delta = self.network(inputs)
             alpha = torch.sigmoid(prior + delta)
-            objective = -(alpha * gain / self.scale.clamp_min(1e-12)).mean() + self.pull * delta.square().mean()
+            objective = (self.pull * delta.square() - alpha * gain / self.scale).sum() / count
             self.optimizer.zero_grad(set_to_none=True)
             objective.backward()
+        for parameter in self.network.parameters():
+            parameter.grad = self.collective.sum(parameter.grad)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate * rate
         self.optimizer.step()
+
+    def _track_scale(self, size: Tensor) -> None:
+        """Largest mean |gain| so far, slowly forgotten: once the influence fades its steps fade too."""
+        size = size.clamp_min(1e-12)
+        self.scale = size if self.scale is None else torch.maximum(self.scale * 0.999, size)
 
     def state_dict(self) -> dict:
         return {

@@ -2,151 +2,195 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from torch import Tensor
 
-from nnunetv2_metadcseg.agreement import (
-    NUM_DIRECTIONS,
-    CaseAgreement,
-    direction_counts,
-    disagreement,
-    hard_labels,
-    structure_size,
-)
-from nnunetv2_metadcseg.center_distance import CenterDistance, normalised_entropy, region_weights
+from nnunetv2_metadcseg.agreement import hard_labels
+from nnunetv2_metadcseg.collective import Collective
+from nnunetv2_metadcseg.config import MetaDCSegConfig
 from nnunetv2_metadcseg.feature_tap import FeatureTap, unwrap
-from nnunetv2_metadcseg.influence import HeadInfluence, flatten_voxels, logit_gradient
-from nnunetv2_metadcseg.meta_weights import MetaWeights
+from nnunetv2_metadcseg.losses import weighted_soft_dice
+from nnunetv2_metadcseg.network_gain import NetworkGain
 from nnunetv2_metadcseg.teacher import MeanTeacher
-from nnunetv2_metadcseg.trusted_trainer import TrustedBatchTrainer
+from nnunetv2_metadcseg.trusted_trainer import TrustedBatchTrainer, first_output
+from nnunetv2_metadcseg.weighting import LabelWeighting
 
 
 class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
-    """MetaDCSeg (arXiv 2511.18894) in nnU-Net: learned trust in labels and pseudo-labels, Dynamic Center Distance."""
+    """MetaDCSeg (arXiv 2511.18894) in nnU-Net: learned trust in labels and pseudo-labels, Dynamic Center Distance.
 
-    def initialize(self):
+    Starts on the trusted patches alone, then trains on given-label patches whose target is the given label where the
+    teacher agrees and alpha label + beta pseudo-label where it does not. See docs/method.md.
+    """
+
+    config = MetaDCSegConfig()
+
+    # ---- set-up -------------------------------------------------------------------------------------------------
+
+    def initialize(self) -> None:
         super().initialize()
         network = unwrap(self.network)
-        self.teacher = MeanTeacher(network, self.teacher_horizon)
+        low, high = self.config.teacher_horizon
+        horizon = min(max(low, round(self.config.teacher_fraction * self.total_steps)), high)
+        self.teacher = MeanTeacher(network, horizon)
         self.teacher.module.decoder.deep_supervision = False
         self.tap = FeatureTap(network)
-        self.influence = HeadInfluence(self.config.influence_momentum)
-        self.centers = CenterDistance(
-            self.config.center_momentum, self.config.dcd_temperature, self.config.dcd_strength
-        )
-        self.meta = MetaWeights(
-            self.num_meta_inputs,
-            self.config.meta_hidden,
-            learning_rate=self.config.meta_learning_rate,
-            pull=self.config.meta_pull,
-            device=self.device,
-        )
-        self.step = 0
+        self.collective = Collective()
+        self.network_gain = NetworkGain(self.config.influence_momentum, self.collective)
+        self.weighting: LabelWeighting | None = None  # needs the cases: see build_train_loader
+        self._weighting_state: dict | None = None  # of a checkpoint, until the cases are numbered
+        self.training_step = 0
 
-    @property
-    def num_meta_inputs(self):
-        return 10 + NUM_DIRECTIONS * (2 if self.config.context else 1)
-
-    @property
-    def teacher_horizon(self):
-        low, high = self.config.teacher_horizon
-        return min(max(low, round(self.config.teacher_fraction * self.total_steps)), high)
-
-    def build_train_loader(self, dataset, initial_patch_size, transforms):
+    def build_train_loader(self, dataset, initial_patch_size, transforms) -> nnUNetDataLoader:
+        """As in the base class; also numbers the cases and makes the weighting for them."""
         loader = super().build_train_loader(dataset, initial_patch_size, transforms)
         self.case_index = {case: i for i, case in enumerate(dataset.identifiers)}
         trusted = torch.zeros(len(self.case_index), dtype=torch.bool, device=self.device)
         trusted[[self.case_index[case] for case in loader.trusted]] = True
-        self.agreement = CaseAgreement(
-            len(self.case_index), trusted, self.config.case_momentum, self.config.best_share, self.config.max_optimism
-        )
-        self.loader = loader
-        loader.trusted_only = True
+        self.weighting = LabelWeighting(self.config, self.label_manager.has_regions, trusted, self.collective)
+        if self._weighting_state is not None:
+            self._restore_weighting(self._weighting_state)
+        loader.trusted_only = self.starting
+        self.train_loader = loader
         return loader
 
     @property
-    def starting(self):
-        return self.step < self.config.start_fraction * self.total_steps
+    def starting(self) -> bool:
+        """Still in the first part of the training, which sees trusted patches only."""
+        return self.training_step < self.config.start_fraction * self.total_steps
 
-    def train_step(self, batch):
-        self.loader.trusted_only = self.starting
+    # ---- one step -----------------------------------------------------------------------------------------------
+
+    def train_step(self, batch: dict) -> dict:
         result = super().train_step(batch)
         self.teacher.update(unwrap(self.network))
-        self.step += 1
+        self.training_step += 1
+        self.train_loader.trusted_only = self.starting
         return result
 
-    def training_targets(self, batch, data, outputs, label, valid):
-        features = self.tap.pop()
-        logits = (outputs[0] if isinstance(outputs, (list, tuple)) else outputs).detach().float()
-        n = batch["num_given"]
-        if n == 0:
+    def training_targets(self, batch: dict, data: Tensor, outputs, label: Tensor, valid: Tensor):
+        """Labels as they are on trusted patches, mixed targets and weights on given-label patches."""
+        features, num_given = self.tap.pop(), batch["num_given"]
+        logits = first_output(outputs)
+        student = self.probabilities(logits)
+        self._log_trusted_dice(logits[num_given:], label[num_given:], valid[num_given:])
+        if num_given == 0 and self.starting:
             return label, valid
-        return self.mixed_targets(batch, data, logits, features, label, valid, n)
-
-    @torch.no_grad()
-    def mixed_targets(self, batch, data, logits, features, label, valid, n):
-        regions = self.label_manager.has_regions
-        p = self.probabilities(logits)
-        q = self.probabilities(self.teacher(data).float()) if self.config.teacher else p
-        cases = torch.tensor([self.case_index[k] for k in batch["keys"]], device=self.device)
-        differs, direction = disagreement(label, q, valid, regions)
-        counts = direction_counts(differs, direction)
-        self.agreement.update(cases, counts, structure_size(label, q, valid, regions))
-        # centers
-        self.centers.update(self.centers.sums(features, region_weights(p, regions), valid))
-
-        # influence
-        def trusted_loss(z):
-            return self.weighted_loss.single(z, label[n:], valid[n:])
-
-        g = logit_gradient(trusted_loss, logits[n:])
-        self.influence.update(self.influence.step_direction(features[n:], g))
-        target, weight = label.clone(), valid.clone()
-        alpha = self.given_alpha(
-            batch, features[:n], p[:n], q[:n], label[:n], valid[:n], differs[:n], direction[:n], cases[:n]
+        cases = torch.tensor([self.case_index[case] for case in batch["keys"]], device=self.device)
+        teacher = self._pseudo_labels(data, student, num_given)
+        self.weighting.observe_features(features, student, valid)
+        self.weighting.observe_agreement(cases[: len(teacher)], teacher, label[: len(teacher)], valid[: len(teacher)])
+        if num_given < len(data):
+            self._observe_trusted(features, logits, outputs, label, valid, num_given)
+        if num_given == 0:
+            return label, valid
+        given = slice(0, num_given)
+        learn = self._meta_rate()
+        alpha = self.weighting.alpha(
+            features[given],
+            student[given],
+            teacher[given],
+            label[given],
+            valid[given],
+            cases[given],
+            self._network_gain(data[given], logits[given], teacher[given], label[given]) if learn is not None else None,
+            learn,
         )
-        pseudo = q[:n] if self.config.soft_pseudo_labels else hard_labels(q[:n], regions)
-        a = torch.where(differs[:n], alpha, 1.0)
-        target[:n] = a * label[:n] + (1 - a) * pseudo
-        if self.config.dcd_strength:
-            weight[:n] = weight[:n] * self.centers.gamma(features[:n], valid[:n])
-        return target, weight
+        target, weight = self.weighting.mixed_target(
+            alpha, features[given], teacher[given], label[given], valid[given], batch.get("trust")
+        )
+        rest = valid[num_given:].expand(-1, weight.shape[1], *valid.shape[2:])
+        return torch.cat([target, label[num_given:]]), torch.cat([weight, rest])
 
-    def given_alpha(self, batch, features, p, q, label, valid, differs, direction, cases):
-        c = self.config
-        where = differs.nonzero(as_tuple=True)
-        belief = self.agreement.label_belief(cases)
-        d = direction[where]
-        prior = torch.logit(belief[where[0], d]) if c.agreement_prior else torch.zeros(len(d), device=self.device)
-        if c.influence == "none":
-            alpha = torch.sigmoid(prior)
-        else:
-            w = (where[0], slice(None), *where[2:])
-            f = features[w].float()
-            pv, qv, yv = p[w], q[w], label[w]
-            D = self.influence.directional(f)
-            gain = (D * (hard_labels(q, False)[w] - yv)).sum(1)
-            dist = self.centers.distances(f)
-            onehot = torch.nn.functional.one_hot(d, NUM_DIRECTIONS).float()
-            eps = 1e-4
-            cols = [
-                (pv * yv).sum(1),
-                (pv * qv).sum(1),
-                (qv * yv).sum(1),
-                qv.amax(1),
-                normalised_entropy(p)[where[0], 0, *where[2:]],
-                normalised_entropy(q)[where[0], 0, *where[2:]],
-                prior / 4,
-                *dist.T,
-            ]
-            inputs = torch.stack(cols, 1)
-            parts = [inputs, onehot]
-            if c.context:
-                parts.append((self.agreement.rates()[cases][where[0]]).clamp(0, 2))
-            inputs = torch.cat(parts, 1)
-            if self.step % c.meta_interval == 0:
-                self.meta.update(inputs, prior, gain, 1 - self.step / self.total_steps)
-            alpha = self.meta.alpha(inputs, prior)
-        out = torch.zeros(differs.shape, device=self.device)
-        out[where] = alpha
-        return out
+    def _pseudo_labels(self, data: Tensor, student: Tensor, num_given: int) -> Tensor:
+        """Teacher's probabilities of the given-label patches and, on some steps, of the trusted ones after them."""
+        calibrate = self.training_step % self.config.calibration_interval == 0
+        count = len(data) if calibrate or num_given == 0 else num_given
+        if not self.config.teacher:
+            return student[:count]
+        with torch.no_grad(), self.autocast():
+            return self.probabilities(self.teacher(data[:count]).float())
+
+    def _meta_rate(self) -> float | None:
+        """Share of the meta learning rate now, falling to zero over the training; None on steps without a meta step."""
+        if self.config.influence == "none" or self.training_step % self.config.meta_interval:
+            return None
+        return max(0.0, 1 - self.training_step / self.total_steps)
+
+    def _observe_trusted(self, features, logits, outputs, label: Tensor, valid: Tensor, num_given: int) -> None:
+        trusted = slice(num_given, None)
+
+        def loss(z: Tensor) -> Tensor:
+            return self.weighted_loss.single(z, label[trusted], valid[trusted])
+
+        if self.config.influence == "head":
+            self.weighting.observe_trusted(features[trusted], logits[trusted], loss)
+        elif self.config.influence == "network" and self._meta_rate() is not None:
+            scale = self.grad_scaler.get_scale() if self.grad_scaler is not None else 1.0
+            full = outputs if isinstance(outputs, Tensor) else outputs[0]
+            self.network_gain.update(unwrap(self.network), loss(full[trusted].float()), scale)
+
+    def _network_gain(self, data: Tensor, logits: Tensor, teacher: Tensor, label: Tensor) -> Tensor | None:
+        if self.config.influence != "network":
+            return None
+        pseudo = hard_labels(teacher, self.label_manager.has_regions)
+        with self.autocast():
+            gain = self.network_gain(unwrap(self.network), data, logits, label, pseudo, self.label_manager.has_regions)
+        self.tap.features = None
+        return gain
+
+    def _log_trusted_dice(self, logits: Tensor, label: Tensor, valid: Tensor) -> None:
+        if len(logits):
+            dice = weighted_soft_dice(logits, label, valid, self.label_manager.has_regions, batch_dice=True)
+            self.weighting.statistics.add(trusted_dice=dice)
+
+    # ---- log ----------------------------------------------------------------------------------------------------
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        self.weighting.statistics.reset()
+
+    def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
+        super().on_train_epoch_end(train_outputs)
+        means = self.weighting.statistics.means()
+        phase = "trusted patches only" if self.starting else "given labels and trusted patches"
+        self.print_to_log_file(
+            "MetaDCSeg: "
+            f"disagreeing voxels {means.get('disagreeing', math.nan):.4f}, "
+            f"alpha there {means.get('alpha', math.nan):.3f}, beta there {means.get('beta', math.nan):.3f}, "
+            f"boundary share {means.get('boundary', math.nan):.4f}, "
+            f"Dice on trusted patches {means.get('trusted_dice', math.nan):.4f} ({phase})"
+        )
+        # nnU-Net's local logger knows fixed keys only; the others (Weights & Biases) take ours.
+        for logger in self.logger.loggers:
+            for name, value in means.items():
+                logger.log(f"metadcseg/{name}", value, self.current_epoch)
+
+    # ---- checkpoints --------------------------------------------------------------------------------------------
+
+    def extra_state(self) -> dict:
+        return {
+            "step": self.training_step,
+            "teacher": self.teacher.state_dict(),
+            "network_gain": self.network_gain.direction,
+            "cases": list(self.case_index),
+            "weighting": self.weighting.state_dict(),
+        }
+
+    def load_extra_state(self, state: dict) -> None:
+        self.training_step = state["step"]
+        self.teacher.load_state_dict(state["teacher"])
+        self.network_gain.direction = state["network_gain"]
+        self._weighting_state = state
+
+    def _restore_weighting(self, state: dict) -> None:
+        """The weighting's state belongs to numbered cases, so the cases must still be the same."""
+        if state["cases"] != list(self.case_index):
+            raise ValueError(
+                f"The checkpoint was trained on {len(state['cases'])} cases that are not the {len(self.case_index)} of "
+                "this fold now; restore the old splits_final.json to continue, or train anew without --c."
+            )
+        self.weighting.load_state_dict(state["weighting"])

@@ -154,9 +154,13 @@ class TrustedBatchTrainer(nnUNetTrainer):
     # ---- one step -----------------------------------------------------------------------------------------------
 
     def forward(self, data: Tensor):
-        """Student outputs under nnU-Net's autocast rule."""
-        with autocast(self.device.type, enabled=True) if self.device.type == "cuda" else dummy_context():
+        """Student outputs (one tensor, or a list with deep supervision)."""
+        with self.autocast():
             return self.network(data)
+
+    def autocast(self):
+        """nnU-Net's rule: half precision on CUDA only."""
+        return autocast(self.device.type, enabled=True) if self.device.type == "cuda" else dummy_context()
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Softmax, or sigmoid for region heads."""

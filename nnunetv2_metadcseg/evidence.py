@@ -1,0 +1,93 @@
+"""What is known about a disagreeing voxel: the inputs of the meta-weight network.
+
+Only voxels where label and teacher disagree are gathered (a few per cent), so everything that follows is cheap.
+Tensors only. B batch, K heads, H decisions per voxel (1 for softmax heads, K for region heads), V disagreeing decisions,
+C feature channels, `*S` spatial axes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from nnunetv2_metadcseg.agreement import NUM_DIRECTIONS
+from nnunetv2_metadcseg.center_distance import CenterDistance, normalised_entropy
+
+NUM_VOXEL_INPUTS = 10 + NUM_DIRECTIONS
+
+
+@dataclass
+class Evidence:
+    """Disagreeing decisions of a batch.
+
+    Attributes:
+        where: index tensors (batch, decision, *spatial), each (V,). features: (V, C). inputs: (V, F).
+    """
+
+    where: tuple[Tensor, ...]
+    features: Tensor
+    inputs: Tensor
+
+
+def decision_probability(probabilities: Tensor, decision: Tensor, regions: bool) -> Tensor:
+    """Probability that `probabilities` (B, K, *S) give to a hard decision (B, K, *S): (B, H, *S)."""
+    if regions:
+        return probabilities * decision + (1 - probabilities) * (1 - decision)
+    return (probabilities * decision).sum(1, keepdim=True)
+
+
+def at_voxels(tensor: Tensor, where: tuple[Tensor, ...]) -> Tensor:
+    """All channels of (B, C, *S) at the voxels of `where`: (V, C)."""
+    return tensor.movedim(1, -1)[(where[0], *where[2:])]
+
+
+def at_decisions(tensor: Tensor, where: tuple[Tensor, ...]) -> Tensor:
+    """A map (B, H, *S), or (B, 1, *S) shared by all decisions, at `where`: (V,)."""
+    decision = where[1] if tensor.shape[1] > 1 else torch.zeros_like(where[1])
+    return tensor[(where[0], decision, *where[2:])]
+
+
+def collect(
+    features: Tensor,
+    student: Tensor,
+    teacher: Tensor,
+    label: Tensor,
+    pseudo: Tensor,
+    differs: Tensor,
+    direction: Tensor,
+    centers: CenterDistance,
+    case_rates: Tensor | None,
+    regions: bool,
+) -> Evidence:
+    """Gather the inputs of the meta-weight network at disagreeing decisions.
+
+    Args:
+        features: (B, C, *S). student, teacher: probabilities (B, K, *S). label, pseudo: hard (B, K, *S).
+        differs, direction: (B, H, *S), see `agreement.disagreement`.
+        case_rates: disagreement rates of every patch's case (B, D), or None to hide the context.
+
+    Returns:
+        `Evidence` with, per decision: student's and teacher's probability of the given label and of the pseudo-label,
+        both entropies, the three center distances, their margin, the direction (one-hot) and, with context, the rates
+        of the case.
+    """
+    where = differs.nonzero(as_tuple=True)
+    rows = at_voxels(features, where).float()
+    maps = [
+        decision_probability(student, label, regions),
+        decision_probability(student, pseudo, regions),
+        decision_probability(teacher, label, regions),
+        decision_probability(teacher, pseudo, regions),
+        normalised_entropy(student, regions),
+        normalised_entropy(teacher, regions),
+    ]
+    scalars = torch.stack([at_decisions(m, where) for m in maps], 1)
+    distances = centers.distances(rows)
+    margin = distances[:, 1:2] - distances[:, :1]
+    parts = [scalars, distances, margin, one_hot(at_decisions(direction, where), NUM_DIRECTIONS).float()]
+    if case_rates is not None:
+        parts.append(case_rates[where[0]].clamp(0, 2))
+    return Evidence(where, rows, torch.cat(parts, 1))

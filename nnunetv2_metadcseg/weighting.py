@@ -1,0 +1,170 @@
+"""From a batch's predictions to soft targets and voxel weights: the parts of MetaDCSeg put together, without nnU-Net."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from nnunetv2_metadcseg.agreement import (
+    NUM_DIRECTIONS,
+    CaseAgreement,
+    direction_counts,
+    disagreement,
+    hard_labels,
+    structure_size,
+)
+from nnunetv2_metadcseg.center_distance import CenterDistance, region_weights
+from nnunetv2_metadcseg.collective import Collective
+from nnunetv2_metadcseg.config import MetaDCSegConfig
+from nnunetv2_metadcseg.epoch_statistics import EpochStatistics
+from nnunetv2_metadcseg.evidence import NUM_VOXEL_INPUTS, Evidence, at_decisions, at_voxels, collect
+from nnunetv2_metadcseg.influence import HeadInfluence, logit_gradient
+from nnunetv2_metadcseg.meta_weights import MetaWeights
+
+
+class LabelWeighting:
+    """Learns alpha (belief in the given label) and beta (in the pseudo-label) and makes targets and weights of them.
+
+    Args:
+        config: settings. regions: sigmoid heads.
+        trusted: (number of cases,) bool, which of the numbered cases are trusted.
+        collective: reductions over DDP ranks.
+    """
+
+    def __init__(
+        self, config: MetaDCSegConfig, regions: bool, trusted: Tensor, collective: Collective | None = None
+    ) -> None:
+        self.config, self.regions = config, regions
+        self.collective = collective or Collective()
+        self.agreement = CaseAgreement(
+            len(trusted), trusted, config.case_momentum, config.best_share, config.max_optimism
+        )
+        self.centers = CenterDistance(config.center_momentum, config.dcd_temperature, config.dcd_strength)
+        self.direction = HeadInfluence(config.influence_momentum)
+        self.meta = MetaWeights(
+            NUM_VOXEL_INPUTS + (NUM_DIRECTIONS if config.context else 0),
+            config.meta_hidden,
+            learning_rate=config.meta_learning_rate,
+            pull=config.meta_pull,
+            device=trusted.device,
+            collective=self.collective,
+        )
+        self.statistics = EpochStatistics(trusted.device)
+
+    # ---- what is learned from every batch -----------------------------------------------------------------------
+
+    @torch.no_grad()
+    def observe_features(self, features: Tensor, student: Tensor, valid: Tensor) -> None:
+        """Move the centers; features (B, C, *S), student probabilities (B, K, *S), valid (B, 1, *S)."""
+        weights = region_weights(student, self.regions)
+        self.centers.update(self.collective.sum(self.centers.sums(features, weights, valid)))
+        self.statistics.add(boundary=(weights[:, -1:] * valid).sum() / valid.sum().clamp_min(1))
+
+    @torch.no_grad()
+    def observe_agreement(self, cases: Tensor, teacher: Tensor, label: Tensor, valid: Tensor) -> None:
+        """Count where labels and teacher disagree; cases (B,), teacher, label (B, K, *S), valid (B, 1, *S)."""
+        differs, direction = disagreement(label, teacher, valid, self.regions)
+        size = structure_size(label, teacher, valid, self.regions)
+        self.agreement.update(*(self.collective.gather(t) for t in (cases, direction_counts(differs, direction), size)))
+
+    def observe_trusted(self, features: Tensor, logits: Tensor, loss: Callable[[Tensor], Tensor]) -> None:
+        """Move the influence direction of the last layer: features (B, C, *S) and logits (B, K, *S) of trusted patches."""
+        gradient = logit_gradient(loss, logits)
+        with torch.no_grad():
+            self.direction.update(self.collective.mean(self.direction.step_direction(features, gradient)))
+
+    # ---- what it is used for ------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def alpha(
+        self,
+        features: Tensor,
+        student: Tensor,
+        teacher: Tensor,
+        label: Tensor,
+        valid: Tensor,
+        cases: Tensor,
+        gain: Tensor | None = None,
+        learn: float | None = None,
+    ) -> Tensor:
+        """Belief in the given label: (B, H, *S), one wherever label and teacher agree.
+
+        Args:
+            features: (B, C, *S). student, teacher: probabilities (B, K, *S). label: (B, K, *S). valid: (B, 1, *S).
+            cases: (B,).
+            gain: influence of the given label minus that of the pseudo-label (B, H, *S); None: of the last layer.
+            learn: share of the meta learning rate for a meta step on this batch; None: no meta step.
+        """
+        differs, direction = disagreement(label, teacher, valid, self.regions)
+        pseudo = hard_labels(teacher, self.regions)
+        rates = self.agreement.rates()[cases] if self.config.context else None
+        evidence = collect(
+            features, student, teacher, label, pseudo, differs, direction, self.centers, rates, self.regions
+        )
+        prior = self._prior(evidence, direction, cases)
+        if self.config.influence == "none":
+            belief = torch.sigmoid(prior)
+        else:
+            if learn is not None and (gain is not None or self.direction.direction is not None):
+                gains = (
+                    self._head_gain(evidence, pseudo - label) if gain is None else at_decisions(gain, evidence.where)
+                )
+                self.meta.update(evidence.inputs, prior, gains, learn)
+            belief = self.meta.alpha(evidence.inputs, prior)
+        self.statistics.add(disagreeing=differs.float().mean(), alpha=belief.mean(), beta=1 - belief.mean())
+        alpha = torch.ones(differs.shape, device=label.device)
+        alpha[evidence.where] = belief
+        return alpha
+
+    def _prior(self, evidence: Evidence, direction: Tensor, cases: Tensor) -> Tensor:
+        if not self.config.agreement_prior:
+            return torch.zeros(len(evidence.features), device=direction.device)
+        belief = self.agreement.label_belief(cases)[evidence.where[0], at_decisions(direction, evidence.where)]
+        return torch.logit(belief)
+
+    def _head_gain(self, evidence: Evidence, difference: Tensor) -> Tensor:
+        """<D, p - y> - <D, p - yhat> = <D, yhat - y>: the student's own prediction drops out."""
+        gain = self.direction.directional(evidence.features) * at_voxels(difference, evidence.where)
+        if self.regions:
+            return gain.gather(1, evidence.where[1][:, None])[:, 0]
+        return gain.sum(1)
+
+    @torch.no_grad()
+    def mixed_target(
+        self, alpha: Tensor, features: Tensor, teacher: Tensor, label: Tensor, valid: Tensor, trust: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Soft target (B, K, *S) and weight (B, 1 or K, *S) of given-label patches.
+
+        Args:
+            alpha: (B, H, *S); features, teacher, label, valid as in `alpha`.
+            trust: the user's own trust in the given label, (B, 1, *S) in [0, 1], or None. It multiplies alpha; what
+                is lost there is weight lost, not given to the teacher.
+        """
+        pseudo = teacher if self.config.soft_pseudo_labels else hard_labels(teacher, self.regions)
+        beta = 1 - alpha
+        if trust is not None:
+            alpha = alpha * trust
+        total = alpha + beta
+        target = (alpha * label + beta * pseudo) / total.clamp_min(1e-6)
+        weight = valid * total
+        if self.config.dcd_strength > 0:
+            weight = weight * self.centers.gamma(features, valid)
+        return target, weight
+
+    # ---- state --------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict:
+        return {
+            "agreement": self.agreement.state_dict(),
+            "centers": self.centers.state_dict(),
+            "direction": self.direction.direction,
+            "meta": self.meta.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        self.agreement.load_state_dict(state["agreement"])
+        self.centers.load_state_dict(state["centers"])
+        self.direction.direction = state["direction"]
+        self.meta.load_state_dict(state["meta"])
