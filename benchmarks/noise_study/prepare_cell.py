@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from settings import (
     DEFAULT_CONFIG,
     PLANS_NAME,
@@ -108,6 +109,12 @@ def _folders(study: Study, name: str) -> tuple[Path, Path]:
     return study.work / "nnUNet_raw" / name, study.work / "nnUNet_preprocessed" / name
 
 
+def _lock(study: Study, name: str) -> FileLock:
+    """Two processes never prepare the same data set at once."""
+    study.work.mkdir(parents=True, exist_ok=True)
+    return FileLock(str(study.work / f".{name}.lock"))
+
+
 @contextlib.contextmanager
 def _without_da_setting():
     """nnUNet_n_proc_DA=0, right for training, crashes nnU-Net's planner."""
@@ -156,10 +163,15 @@ def _is_prepared(preprocessed: Path, wanted: dict[str, Any]) -> bool:
 def prepare_clean(study: Study, dataset: Dataset, fold: int, processes: int = 2) -> Path:
     """Plan and preprocess the training cases with their clean labels; returns the preprocessed folder."""
     name = clean_folder_name(dataset, fold)
-    raw, preprocessed = _folders(study, name)
-    wanted = _wanted(dataset, fold)
-    if _is_prepared(preprocessed, wanted):
-        return preprocessed
+    preprocessed = _folders(study, name)[1]
+    with _lock(study, name):
+        if not _is_prepared(preprocessed, _wanted(dataset, fold)):
+            _make_clean(study, dataset, fold, processes)
+    return preprocessed
+
+
+def _make_clean(study: Study, dataset: Dataset, fold: int, processes: int) -> None:
+    raw, preprocessed = _folders(study, clean_folder_name(dataset, fold))
     cases = source_cases(dataset.source)
     split = split_cases(list(cases), dataset, fold)
     for folder in (raw, preprocessed):
@@ -191,9 +203,8 @@ def prepare_clean(study: Study, dataset: Dataset, fold: int, processes: int = 2)
         plans["configurations"][dataset.configuration] = small
         _write_json(plans_file, plans)
         preprocess_dataset(number, PLANS_NAME, (dataset.configuration,), [processes])
-    record = wanted | {"source_folder": str(dataset.source), "test": split["test"]}
+    record = _wanted(dataset, fold) | {"source_folder": str(dataset.source), "test": split["test"]}
     _finish(preprocessed, split, record)
-    return preprocessed
 
 
 def corrupt_command(cell: Cell, clean_number: int, number: int, processes: int) -> list[str]:
@@ -211,7 +222,7 @@ def prepare_noisy(study: Study, cell: Cell, fold: int, processes: int = 2) -> Pa
     dataset = study.dataset_of(cell)
     clean = prepare_clean(study, dataset, fold, processes)
     name = noisy_folder_name(cell, fold)
-    raw, preprocessed = _folders(study, name)
+    preprocessed = _folders(study, name)[1]
     wanted = _wanted(dataset, fold) | {
         "noise": list(cell.noise),
         "case_fraction": cell.case_fraction,
@@ -220,8 +231,16 @@ def prepare_noisy(study: Study, cell: Cell, fold: int, processes: int = 2) -> Pa
         "noise_seed": cell.noise_seed,
         "corrupt_arguments": list(cell.corrupt_arguments),
     }
-    if _is_prepared(preprocessed, wanted):
-        return preprocessed
+    with _lock(study, name):
+        if not _is_prepared(preprocessed, wanted):
+            _make_noisy(study, cell, fold, clean, wanted, processes)
+    return preprocessed
+
+
+def _make_noisy(study: Study, cell: Cell, fold: int, clean: Path, wanted: dict[str, Any], processes: int) -> None:
+    dataset = study.dataset_of(cell)
+    name = noisy_folder_name(cell, fold)
+    raw, preprocessed = _folders(study, name)
     for folder in (raw, preprocessed):
         shutil.rmtree(folder, ignore_errors=True)
     subprocess.run(corrupt_command(cell, dataset.clean_id + fold, cell.id + fold, processes), check=True)
@@ -242,7 +261,6 @@ def prepare_noisy(study: Study, cell: Cell, fold: int, processes: int = 2) -> Pa
         preprocess_dataset(cell.id + fold, PLANS_NAME, (dataset.configuration,), [processes])
     split = _read_json(clean / "splits_final.json")[0]
     _finish(preprocessed, split, wanted | {"trusted_cases": trusted, "clean_dataset": clean.name})
-    return preprocessed
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -250,14 +268,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--config", default=str(DEFAULT_CONFIG), help="configuration file (default: config.yaml here)")
     parser.add_argument("--work", help="working folder for bulky data (default: from the configuration file)")
     parser.add_argument("--cell", nargs="+", help="cells to prepare (default: all)")
+    parser.add_argument("--clean", metavar="DATASET", help="prepare only the clean labels of this data set")
+    parser.add_argument("--fold", type=int, help="only this fold (default: the folds of each cell)")
     parser.add_argument("-np", "--processes", type=int, default=2, help="worker processes (default: 2)")
     args = parser.parse_args(arguments)
     try:
         study = load_study(args.config, args.work)
         cells = [study.cell(name) for name in args.cell] if args.cell else list(study.cells.values())
         set_nnunet_paths(study)
+        if args.clean:
+            if args.clean not in study.datasets:
+                raise SettingsError(f"There is no data set {args.clean!r}; there are {', '.join(study.datasets)}.")
+            print(f"prepared {prepare_clean(study, study.datasets[args.clean], args.fold or 0, args.processes)}")
+            return 0
         for cell in cells:
-            for fold in cell.folds:
+            for fold in cell.folds if args.fold is None else [args.fold]:
                 print(f"prepared {prepare_noisy(study, cell, fold, args.processes)}")
     except SettingsError as error:
         print(f"error: {error}", file=sys.stderr)

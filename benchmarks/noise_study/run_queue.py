@@ -22,13 +22,11 @@ HERE = Path(__file__).resolve().parent
 
 
 def prepare(study: Study, run: Run, processes: int) -> None:
-    """Prepare the run's cell, unless it is ready. A lock keeps two queues from doing it at once."""
+    """Prepare the run's cell, unless it is ready."""
     from prepare_cell import prepare_noisy
 
-    study.work.mkdir(parents=True, exist_ok=True)
     set_nnunet_paths(study)
-    with FileLock(str(study.work / "prepare.lock")):
-        prepare_noisy(study, study.cell(run.cell), run.fold, processes)
+    prepare_noisy(study, study.cell(run.cell), run.fold, processes)
 
 
 def run_command(study: Study, run: Run, args: argparse.Namespace) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,8 @@ def _parse_cell(raw: dict[str, Any], defaults: dict[str, Any]) -> Cell:
         steps=int(merged["steps"]),
         steps_per_epoch=int(merged["steps_per_epoch"]),
     )
+    if not cell.noise:
+        raise SettingsError(f"{where}: noise is empty; name a noise type, and case_fraction: 0 for clean labels.")
     if not 0 <= cell.case_fraction <= 1:
         raise SettingsError(f"{where}: case_fraction must be in [0, 1], got {cell.case_fraction}.")
     if cell.steps_per_epoch < 1 or cell.steps % cell.steps_per_epoch or cell.epochs < 1:
@@ -209,6 +212,12 @@ def _parse_cell(raw: dict[str, Any], defaults: dict[str, Any]) -> Cell:
             f"{where}: steps ({cell.steps}) must be a multiple of steps_per_epoch ({cell.steps_per_epoch})."
         )
     return cell
+
+
+def _check_names(names: list[str]) -> None:
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+            raise SettingsError(f"The name {name!r} is used in file names; use letters, digits, '_' and '-' only.")
 
 
 def _check_ids(datasets: dict[str, Dataset], cells: dict[str, Cell]) -> None:
@@ -251,8 +260,9 @@ def load_study(path: str | Path = DEFAULT_CONFIG, work: str | Path | None = None
         if cell.dataset not in datasets:
             raise SettingsError(f"Cell {cell.name!r} uses the unknown data set {cell.dataset!r}; known: {[*datasets]}.")
         cells[cell.name] = cell
-    _check_ids(datasets, cells)
     variants = raw.get("variants") or {}
+    _check_names([*datasets, *cells, *variants])
+    _check_ids(datasets, cells)
     for cell in cells.values():
         for arm in cell.arms:
             try:

@@ -58,7 +58,7 @@ def describe_cell(cell: Cell) -> str:
 
 
 def is_clean(cell: Cell) -> bool:
-    return cell.case_fraction == 0 or not cell.noise
+    return cell.case_fraction == 0
 
 
 def cell_table(results: dict[str, ArmResult], verdict: Verdict) -> str:
