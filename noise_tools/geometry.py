@@ -67,6 +67,58 @@ def signed_distance(mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     return np.where(mask, np.maximum(smooth, quarter), np.minimum(smooth, quarter))
 
 
+def smooth_field(rng: np.random.Generator, shape: Sequence[int], spacing: Sequence[float], length: float) -> np.ndarray:
+    """Smooth random field of about zero mean and unit variance: normal values on a grid of `length` mm, cubic
+    between; float32.
+    """
+    import SimpleITK as sitk
+
+    length = max(length, min(spacing))
+    knots = [math.ceil(size * step / length) + 4 for size, step in zip(shape, spacing, strict=True)]
+    coarse = sitk.GetImageFromArray(rng.standard_normal(knots).astype(np.float32))
+    coarse.SetSpacing([float(length)] * len(knots))
+    # A random part of a grid cell, so that knots do not always lie on the same voxels.
+    start = rng.uniform(1, 2, len(knots)) * length
+    grid = sitk.Image([int(size) for size in reversed(shape)], sitk.sitkFloat32)
+    grid.SetSpacing([float(step) for step in reversed(spacing)])
+    grid.SetOrigin(start[::-1].tolist())
+    return sitk.GetArrayFromImage(
+        sitk.Resample(coarse, grid, sitk.Transform(), sitk.sitkBSpline, 0.0, sitk.sitkFloat32)
+    )
+
+
+def nearest_claim(claims: dict[int, np.ndarray], label: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+    """Label map in which every voxel belongs to the label that claims it; of several, to the nearest in `label`.
+
+    Args:
+        claims: for each label value the mask of voxels that it claims.
+        label: where the labels were before, which decides who is nearest.
+    """
+    result = np.zeros_like(label)
+    contested = np.sum([mask.astype(np.uint8) for mask in claims.values()], axis=0) > 1
+    nearest = np.full(label.shape, -np.inf, dtype=np.float32)
+    for value, mask in claims.items():
+        result[mask & ~contested] = value
+        if contested.any():
+            distance = signed_distance(label == value, spacing)
+            wins = mask & contested & ((distance > nearest) | (result == 0))
+            result[wins] = value
+            nearest[wins] = distance[wins]
+    return result
+
+
+def components(mask: np.ndarray) -> tuple[np.ndarray, int]:
+    """Connected components (corners connect): map numbered from 1 in scan order, and their number."""
+    from scipy.ndimage import generate_binary_structure, label
+
+    return label(mask, structure=generate_binary_structure(mask.ndim, mask.ndim))
+
+
+def slice_axis(spacing: Sequence[float]) -> int:
+    """The axis along which slices were annotated: the one with the largest spacing; the first of equal ones."""
+    return int(np.argmax(spacing))
+
+
 def typical_radius(label: np.ndarray, labels: Sequence[int], spacing: Sequence[float]) -> float:
     """Radius in mm of the ball with the volume-to-surface ratio of the coarsest of `labels`; 0 if none is there.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from noise_tools import noise
 from noise_tools.errors import NoiseToolsError
-from noise_tools.noise.base import Noise, Range
+from noise_tools.noise.base import Noise, Pixels, Range
 
 Settings = dict[str, Range | str]
 
@@ -25,7 +25,7 @@ class Step:
         return noise.load(self.type)(labels, self.settings)
 
     def as_json(self) -> dict[str, Any]:
-        settings = {key: list(value) if isinstance(value, tuple) else value for key, value in self.settings.items()}
+        settings = {key: _value_as_json(value) for key, value in self.settings.items()}
         return {"type": self.type, **({"settings": settings} if settings else {})}
 
 
@@ -79,7 +79,7 @@ def parse_parameters(texts: Sequence[str]) -> dict[str, Settings]:
 
 
 def parse_value(value: Any) -> Range | str:
-    """A range from 'low:high', a number or a pair; any other text stays a choice."""
+    """A range from 'low:high', a number or a pair; '2px:3px' counts pixels; any other text stays as it is."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int | float):
@@ -87,10 +87,17 @@ def parse_value(value: Any) -> Range | str:
     if isinstance(value, list | tuple) and len(value) == 2:
         return (float(value[0]), float(value[1]))
     low, colon, high = str(value).partition(":")
+    high = high if colon else low
     try:
-        return (float(low), float(high if colon else low))
+        if low.endswith("px") and high.endswith("px"):
+            return Pixels((float(low[:-2]), float(high[:-2])))
+        return (float(low), float(high))
     except ValueError:
         return str(value)
+
+
+def _value_as_json(value: Range | str) -> list[float] | str:
+    return str(value) if isinstance(value, Pixels | str) else list(value)
 
 
 def check(components: Sequence[Component]) -> None:
@@ -101,7 +108,7 @@ def check(components: Sequence[Component]) -> None:
         if not component.weight > 0:
             raise NoiseToolsError(f"Component {component.name} has weight {component.weight}; give a number above 0.")
         for step in component.steps:
-            step.build(labels=(1,))
+            step.build(labels=range(1, 256))
 
 
 def spread(components: Sequence[Component], count: int) -> list[int]:

@@ -14,6 +14,16 @@ _CLASSES = {
     "erosion": "Erosion",
     "dilation": "Dilation",
     "affine": "Affine",
+    "elastic": "Elastic",
+    "markov": "Markov",
+    "approximation": "Approximation",
+    "jagged": "Jagged",
+    "omission": "Omission",
+    "addition": "Addition",
+    "swap": "Swap",
+    "slice_dropout": "SliceDropout",
+    "slice_shift": "SliceShift",
+    "voxel_flip": "VoxelFlip",
 }
 NAMES = tuple(_CLASSES)
 

@@ -22,9 +22,20 @@ Params = dict[str, Any]
 Range = tuple[float, float]
 
 
+class Pixels(tuple):
+    """A range `(low, high)` counted in pixels: the finest voxel edge of a case, so 2 pixels are 1 mm at 3 x 0.5 x 0.5
+    mm.
+
+    For settings of published 2D or isotropic work that counts pixels.
+    """
+
+    def __str__(self) -> str:
+        return f"{self[0]:g}px:{self[1]:g}px"
+
+
 @dataclass(frozen=True)
 class Parameter:
-    """One setting of a noise type: a range `low:high`, or one of `choices`.
+    """One setting of a noise type: a range `low:high`, one of `choices`, or (if `default` is text) free text.
 
     A `strength` parameter goes from low at severity 0 to high at severity 1; any other is drawn uniformly from its
     range. With `relative` the default range counts typical radii of the structure instead of `unit` (ranges set by
@@ -114,7 +125,9 @@ class Noise(ABC):
     def _range(self, name: str, label: np.ndarray, spacing: Sequence[float]) -> Range:
         parameter = next(p for p in self.parameters if p.name == name)
         if name in self.settings:
-            return self.settings[name]
+            low, high = self.settings[name]
+            pixel = min(spacing) if isinstance(self.settings[name], Pixels) else 1.0
+            return low * pixel, high * pixel
         low, high = parameter.default
         if not parameter.relative:
             return low, high
@@ -131,6 +144,11 @@ class Noise(ABC):
     def _choice(self, name: str) -> str:
         return self.settings.get(name, next(p.default for p in self.parameters if p.name == name))
 
+    @staticmethod
+    def _seed(rng: np.random.Generator) -> int:
+        """A seed to store in the parameters, for randomness that `apply` spreads over voxels."""
+        return int(rng.integers(2**32))
+
     @property
     def sets_strength(self) -> bool:
         """Whether the user gave a range for a strength parameter."""
@@ -141,10 +159,16 @@ def _check_setting(noise: str, parameter: Parameter, value: Range | str) -> None
     where = f"Parameter {noise}.{parameter.name}"
     if parameter.choices:
         if value not in parameter.choices:
-            raise NoiseToolsError(f"{where} is {value!r}; choose from {', '.join(parameter.choices)}.")
+            raise NoiseToolsError(f"{where} is {str(value)!r}; choose from {', '.join(parameter.choices)}.")
+        return
+    if isinstance(parameter.default, str):
         return
     if isinstance(value, str) or len(value) != 2:
         raise NoiseToolsError(f"{where} is {value!r}; give a number or a range LOW:HIGH in {parameter.unit}.")
+    if isinstance(value, Pixels) and parameter.unit != "mm":
+        raise NoiseToolsError(
+            f"{where} is given in pixels but is no length; give it in {parameter.unit or 'plain numbers'}."
+        )
     low, high = value
     if not parameter.bounds[0] <= low <= high <= parameter.bounds[1]:
         raise NoiseToolsError(

@@ -1,0 +1,61 @@
+"""Elastic: the contour wobbles in and out, as between two careful annotators."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from noise_tools.geometry import signed_distance, smooth_field
+from noise_tools.noise.base import Noise, Parameter, Params
+
+
+class Elastic(Noise):
+    """Adds a smooth random field to the signed distance of the foreground; the new contour is where the sum is zero.
+
+    Borders between touching labels get fields of their own: within the new foreground the label with the largest sum
+    wins, which for a field of zero is the nearest label.
+    """
+
+    name = "elastic"
+    summary = "smooth wobble of the contour in and out"
+    source = "this project; smooth random fields on signed distances, as in models of observer variability"
+    parameters = (
+        Parameter("amplitude", (0.0, 1.5), "mm", "standard deviation of the wobble", True, True, (), (0, np.inf)),
+        Parameter("length", (0.8, 1.6), "mm", "correlation length along the contour", False, True, (), (0, np.inf)),
+    )
+
+    def sample(self, rng: np.random.Generator, label: np.ndarray, spacing: Sequence[float], severity: float) -> Params:
+        return self._start(
+            amplitude=self._strength("amplitude", label, spacing, severity),
+            length=self._uniform("length", rng, label, spacing),
+            seed=self._seed(rng),
+        )
+
+    @classmethod
+    def _margin(cls, spacing: Sequence[float], params: Params) -> float:
+        return 3 * params["amplitude"]
+
+    @classmethod
+    def _apply(cls, label: np.ndarray, spacing: Sequence[float], params: Params) -> np.ndarray:
+        amplitude = params["amplitude"]
+        if amplitude <= 0:
+            return label
+        rng = np.random.default_rng(params["seed"])
+
+        def moved(mask: np.ndarray) -> np.ndarray:
+            field = np.clip(smooth_field(rng, mask.shape, spacing, params["length"]), -3, 3)
+            return signed_distance(mask, spacing) + amplitude * field
+
+        inside = moved(np.isin(label, params["labels"])) > 0
+        present = [value for value in params["labels"] if (label == value).any()]
+        if len(present) == 1:
+            return np.where(inside, present[0], 0)
+        best = np.full(label.shape, -np.inf, dtype=np.float32)
+        winner = np.zeros_like(label)
+        for value in present:
+            score = moved(label == value)
+            better = score > best
+            best[better] = score[better]
+            winner[better] = value
+        return np.where(inside, winner, 0)
