@@ -1,10 +1,10 @@
 """Disagreement of labels with the teacher, case by case: the prior of the weights.
 
-Label noise belongs to whole cases. If a case's label disagrees with the teacher on a share d of its structure, and the teacher
-alone is wrong on a share e of unseen clean structure, then a disagreeing voxel of this case is the teacher's mistake
-with probability about e / d: the probability that the given label is right there. Both shares are counted per direction
-(the label has foreground where the teacher has none, lacks it, or names another class), so that labels that are only too
-large do not cost belief where they are too small.
+Label noise belongs to whole cases. If a case's label disagrees with the teacher on a share d of its structure, and
+the teacher alone is wrong on a share e of unseen clean structure, then a disagreeing voxel of this case is the
+teacher's mistake with probability about e / d: the probability that the given label is right there. Both shares are
+counted per direction (the label has foreground where the teacher has none, lacks it, or names another class), so that
+labels that are only too large do not cost belief where they are too small.
 
 Tensors only. B batch, K heads, H decisions per voxel (1 for softmax heads, K for region heads), D directions.
 """

@@ -1,7 +1,7 @@
 """Dynamic Center Distance (DCD): feature distances to foreground, background and boundary centers.
 
-The paper (arXiv 2511.18894) states that pixels are weighted by feature distance to these centers; the equations here are this
-project's (docs/method.md, section 4). Tensors only.
+The paper (arXiv 2511.18894) states that pixels are weighted by feature distance to these centers; the equations here
+are this project's (docs/method.md). Tensors only.
 """
 
 from __future__ import annotations

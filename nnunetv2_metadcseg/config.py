@@ -7,12 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class MetaDCSegConfig:
-    """Settings of nnUNetTrainerMetaDCSeg. Fractions are of the whole training, so they hold for any number of epochs."""
+    """Settings of nnUNetTrainerMetaDCSeg.
+
+    Fractions are of the whole training, so they hold for any number of epochs.
+    """
 
     # Share of every batch that comes from trusted cases; that of the `mixed` baseline.
     trusted_fraction: float = 0.5
-    # Share of the training that sees trusted patches only: warming up on the given labels teaches their bias.
-    start_fraction: float = 0.15
+    # The training starts on trusted patches only: warming up on the given labels teaches their bias. The start lasts
+    # until the Dice on them reaches `start_dice`, but no less and no more than these shares of the training.
+    start_fractions: tuple[float, float] = (0.05, 0.4)
+    start_dice: float = 0.7
     # The teacher averages over this share of the training, within the bounds that follow (updates).
     teacher_fraction: float = 0.05
     teacher_horizon: tuple[int, int] = (20, 1000)

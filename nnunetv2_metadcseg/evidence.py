@@ -1,8 +1,8 @@
 """What is known about a disagreeing voxel: the inputs of the meta-weight network.
 
 Only voxels where label and teacher disagree are gathered (a few per cent), so everything that follows is cheap.
-Tensors only. B batch, K heads, H decisions per voxel (1 for softmax heads, K for region heads), V disagreeing decisions,
-C feature channels, `*S` spatial axes.
+Tensors only. B batch, K heads, H decisions per voxel (1 for softmax heads, K for region heads), V disagreeing
+decisions, C feature channels, `*S` spatial axes.
 """
 
 from __future__ import annotations

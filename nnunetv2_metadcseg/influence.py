@@ -1,8 +1,8 @@
 """How much a voxel of a given-label patch would help the trusted patches: the hypergradient of bilevel learning.
 
-One look-ahead step theta' = theta - eta grad L_N, then the trusted loss L_T(theta'). With u = grad L_T(theta) the derivative
-of L_T(theta') in the weight of voxel v is -eta <grad CE_v, u>; the influence is s_v = <grad CE_v, u> (positive: training
-on this voxel lowers the trusted loss). Two ways to compute it, neither with a second-order graph:
+One look-ahead step theta' = theta - eta grad L_N, then the trusted loss L_T(theta'). With u = grad L_T(theta) the
+derivative of L_T(theta') in the weight of voxel v is -eta <grad CE_v, u>; the influence is s_v = <grad CE_v, u>
+(positive: training on this voxel lowers the trusted loss). Two ways to compute it, neither with a second-order graph:
 
 - `HeadInfluence`: the look-ahead restricted to the last 1x1 layer, in closed form.
 - `network_influence`: the whole network, by one finite difference along u.

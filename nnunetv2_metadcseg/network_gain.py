@@ -47,7 +47,10 @@ class NetworkGain:
     def __call__(
         self, network: nn.Module, data: Tensor, logits: Tensor, label: Tensor, pseudo: Tensor, regions: bool
     ) -> Tensor | None:
-        """Gain map (B, H, *S) of images (B, C, *S) with logits, label, pseudo-label (B, K, *S); None before an update."""
+        """Gain map (B, H, *S) of images (B, C, *S) with logits, label and pseudo-label (B, K, *S).
+
+        None before the first update.
+        """
         if self.direction is None:
             return None
 

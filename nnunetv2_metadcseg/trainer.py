@@ -43,6 +43,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         self.weighting: LabelWeighting | None = None  # needs the cases: see build_train_loader
         self._weighting_state: dict | None = None  # of a checkpoint, until the cases are numbered
         self.training_step = 0
+        self.start_dice = 0.0  # running Dice on trusted patches, during the start only
 
     def build_train_loader(self, dataset, initial_patch_size, transforms) -> nnUNetDataLoader:
         """As in the base class; also numbers the cases and makes the weighting for them."""
@@ -59,8 +60,12 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
 
     @property
     def starting(self) -> bool:
-        """Still in the first part of the training, which sees trusted patches only."""
-        return self.training_step < self.config.start_fraction * self.total_steps
+        """Still in the first part of the training, which sees trusted patches only.
+
+        It lasts until the trusted patches are learned well enough for the teacher to have a say, within bounds.
+        """
+        low, high = (fraction * self.total_steps for fraction in self.config.start_fractions)
+        return self.training_step < low or (self.start_dice < self.config.start_dice and self.training_step < high)
 
     # ---- one step -----------------------------------------------------------------------------------------------
 
@@ -146,6 +151,8 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         if len(logits):
             dice = weighted_soft_dice(logits, label, valid, self.label_manager.has_regions, batch_dice=True)
             self.weighting.statistics.add(trusted_dice=dice)
+            if self.starting:
+                self.start_dice += 0.05 * (self.collective.mean(dice).item() - self.start_dice)
 
     # ---- log ----------------------------------------------------------------------------------------------------
 
@@ -174,6 +181,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
     def extra_state(self) -> dict:
         return {
             "step": self.training_step,
+            "start_dice": self.start_dice,
             "teacher": self.teacher.state_dict(),
             "network_gain": self.network_gain.direction,
             "cases": list(self.case_index),
@@ -182,6 +190,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
 
     def load_extra_state(self, state: dict) -> None:
         self.training_step = state["step"]
+        self.start_dice = state["start_dice"]
         self.teacher.load_state_dict(state["teacher"])
         self.network_gain.direction = state["network_gain"]
         self._weighting_state = state

@@ -1,4 +1,4 @@
-"""From a batch's predictions to soft targets and voxel weights: the parts of MetaDCSeg put together, without nnU-Net."""
+"""From a batch's predictions to soft targets and voxel weights: the parts of MetaDCSeg together, without nnU-Net."""
 
 from __future__ import annotations
 
@@ -70,7 +70,11 @@ class LabelWeighting:
         self.agreement.update(*(self.collective.gather(t) for t in (cases, direction_counts(differs, direction), size)))
 
     def observe_trusted(self, features: Tensor, logits: Tensor, loss: Callable[[Tensor], Tensor]) -> None:
-        """Move the influence direction of the last layer: features (B, C, *S) and logits (B, K, *S) of trusted patches."""
+        """Move the influence direction of the last layer.
+
+        Args:
+            features: (B, C, *S) and logits: (B, K, *S), both of trusted patches. loss: of such logits.
+        """
         gradient = logit_gradient(loss, logits)
         with torch.no_grad():
             self.direction.update(self.collective.mean(self.direction.step_direction(features, gradient)))
