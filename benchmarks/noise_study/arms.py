@@ -5,7 +5,7 @@ Every arm trains for the same number of steps with the same number of patches pe
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
@@ -53,20 +53,22 @@ ORACLE_ARMS = ("oracle_drop", "oracle_replace")
 
 
 def get_arm(name: str, variants: dict[str, dict[str, Any]] | None = None) -> Arm:
-    """The built-in arm ``name``, or the variant of that name: a built-in arm with other configuration values.
+    """The built-in arm ``name``, or the variant of that name: another arm with other configuration values.
 
-    ``variants`` maps a name to ``{arm: <built-in name>, config: {field: value}}``.
+    ``variants`` maps a name to ``{arm: <name of an arm or of an earlier variant>, config: {field: value}}``.
 
     Raises:
         KeyError: no such arm; the message lists what there is.
     """
     if name in ARMS:
         return ARMS[name]
-    variants = variants or {}
+    variants = dict(variants or {})
+    known = ", ".join([*ARMS, *variants])
     if name not in variants:
-        raise KeyError(f"There is no arm {name!r}; there are {', '.join([*ARMS, *variants])}.")
-    base = variants[name].get("arm", "metadcseg")
-    if base not in ARMS:
-        raise KeyError(f"The variant {name!r} builds on the unknown arm {base!r}; choose one of {', '.join(ARMS)}.")
-    parent = ARMS[base]
-    return Arm(name, parent.trainer, parent.sees, parent.module, dict(variants[name].get("config") or {}))
+        raise KeyError(f"There is no arm {name!r}; there are {known}.")
+    variant = variants.pop(name)  # a variant cannot build on itself
+    base = variant.get("arm", "metadcseg")
+    if base not in ARMS and base not in variants:
+        raise KeyError(f"The variant {name!r} builds on the unknown arm {base!r}; choose one of {known}.")
+    parent = get_arm(base, variants)
+    return replace(parent, name=name, config=parent.config | (variant.get("config") or {}))

@@ -125,6 +125,7 @@ def execute(study: Study, run: Run, *, threads: int, device_name: str, keep: boo
             steps=cell.steps,
             steps_per_epoch=cell.steps_per_epoch,
             seed=run.seed,
+            mirroring=study.mirroring,
             memory_format=study.memory_format,
         )
         trainer = build_trainer(arm, plan, torch.device(device_name))
@@ -168,7 +169,7 @@ def perform(study: Study, run: Run, *, force: bool, threads: int, device_name: s
     return "trained"
 
 
-def main(arguments: list[str] | None = None) -> int:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default=str(DEFAULT_CONFIG), help="configuration file (default: config.yaml here)")
     parser.add_argument("--work", help="working folder for bulky data (default: from the configuration file)")
@@ -183,7 +184,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda", "mps"])
     parser.add_argument("--keep", action="store_true", help="keep the final checkpoint and the predictions")
     parser.add_argument("--force", action="store_true", help="train although the results hold this run")
-    args = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    args = build_parser().parse_args(arguments)
     limit_threads(args.threads)
     try:
         study = adjust_study(load_study(args.config, args.work), args)
@@ -213,11 +218,9 @@ def adjust_study(study: Study, args: argparse.Namespace) -> Study:
         study = replace(study, cells=study.cells | {cell.name: cell})
     if args.set:
         pairs = [item.partition("=") for item in args.set]
-        base = study.arm(args.arm)
-        parent = study.variants.get(args.arm, {}).get("arm", args.arm)
-        values = base.config | {name: yaml.safe_load(value) for name, _, value in pairs}
-        args.arm = args.arm + "[" + ",".join(args.set) + "]"
-        study = replace(study, variants=study.variants | {args.arm: {"arm": parent, "config": values}})
+        values = {name: yaml.safe_load(value) for name, _, value in pairs}
+        base, args.arm = args.arm, args.arm + "[" + ",".join(args.set) + "]"
+        study = replace(study, variants=study.variants | {args.arm: {"arm": base, "config": values}})
     return study
 
 

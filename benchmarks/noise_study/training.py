@@ -29,6 +29,7 @@ class TrainingPlan:
     steps: int
     steps_per_epoch: int
     seed: int
+    mirroring: bool = False
     memory_format: str = "channels_last"
 
 
@@ -73,6 +74,8 @@ def build_trainer(arm: Arm, plan: TrainingPlan, device: torch.device) -> nnUNetT
     trainer.clean_preprocessed_folder = str(plan.clean_preprocessed)  # for the oracle arms only
     _override_config(trainer, arm)
     _skip_side_products(trainer)
+    if not plan.mirroring:
+        _turn_off_mirroring(trainer)
     trainer.initialize()
     _use_memory_format(trainer, plan.memory_format)
     return trainer
@@ -99,6 +102,18 @@ def _skip_side_products(trainer: nnUNetTrainer) -> None:
     trainer.logger.plot_progress_png = lambda output_folder: None
     trainer.save_every = trainer.num_epochs + 1
     trainer._best_ema = float("inf")  # no pseudo Dice is better, so checkpoint_best is never written
+
+
+def _turn_off_mirroring(trainer: nnUNetTrainer) -> None:
+    """As nnUNetTrainerNoMirroring does, for any trainer class: no mirroring in augmentation and prediction."""
+    configure = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size
+
+    def configure_without_mirroring() -> tuple:
+        rotation, dummy_2d, initial_patch_size, _ = configure()
+        trainer.inference_allowed_mirroring_axes = None
+        return rotation, dummy_2d, initial_patch_size, None
+
+    trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size = configure_without_mirroring
 
 
 def _use_memory_format(trainer: nnUNetTrainer, memory_format: str) -> None:

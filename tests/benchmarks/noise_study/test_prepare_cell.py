@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from prepare_cell import corrupt_command, main, small_configuration, split_cases
+from settings import SettingsError, load_study
+
+CASES = [f"case_{i:02d}" for i in range(20)]
+
+
+@pytest.fixture
+def dataset(config_file):
+    return load_study(config_file).datasets["toy"]
+
+
+@pytest.fixture
+def planned():
+    return {
+        "patch_size": [16, 16, 16],
+        "architecture": {
+            "arch_kwargs": {
+                "n_stages": 3,
+                "features_per_stage": [32, 64, 128],
+                "kernel_sizes": [[3, 3, 3]] * 3,
+                "strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]],
+                "n_conv_per_stage": [2, 2, 2],
+                "n_conv_per_stage_decoder": [2, 2],
+            }
+        },
+    }
+
+
+def test_test_cases_are_never_trained_on(dataset):
+    split = split_cases(CASES, dataset, 0)
+    assert len(split["test"]) == 3
+    assert not set(split["test"]) & set(split["train"])
+    assert not set(split["test"]) & set(split["val"])
+    assert set(split["test"]) | set(split["train"]) == set(CASES)
+
+
+def test_split_depends_on_the_seed_and_not_on_the_order(dataset):
+    assert split_cases(CASES[::-1], dataset, 0) == split_cases(CASES, dataset, 0)
+    other = dataclasses.replace(dataset, split_seed=1)
+    assert split_cases(CASES, other, 0)["test"] != split_cases(CASES, dataset, 0)["test"]
+
+
+def test_folds_have_test_cases_of_their_own(dataset):
+    tests = [set(split_cases(CASES, dataset, fold)["test"]) for fold in range(6)]
+    assert len(set().union(*tests)) == 18
+
+
+def test_too_many_folds(dataset):
+    with pytest.raises(SettingsError, match="only 20 cases"):
+        split_cases(CASES, dataset, 6)
+
+
+def test_small_configuration(dataset, planned):
+    small = small_configuration(planned, "3d_fullres", dataset)
+    kwargs = small["architecture"]["arch_kwargs"]
+    assert small["inherits_from"] == "3d_fullres"
+    assert small["batch_size"] == 2 and small["patch_size"] == [16, 16, 16]
+    assert kwargs["features_per_stage"] == [4, 8]
+    assert len(kwargs["strides"]) == len(kwargs["kernel_sizes"]) == len(kwargs["n_conv_per_stage"]) == 2
+    assert kwargs["n_conv_per_stage_decoder"] == [2]
+    assert planned["architecture"]["arch_kwargs"]["n_stages"] == 3, "the planned configuration is left as it was"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"features": (4, 8, 16, 32)}, "plans 3 stages, features has 4"),
+        ({"patch_size": (15, 16, 16)}, "divisible by \\[2, 2, 2\\]"),
+        ({"patch_size": (16, 16)}, "divisible by \\[2, 2, 2\\]"),
+    ],
+)
+def test_small_configuration_that_cannot_be(dataset, planned, change, message):
+    with pytest.raises(SettingsError, match=message):
+        small_configuration(planned, "3d_fullres", dataclasses.replace(dataset, **change))
+
+
+def test_corrupt_command_is_understood_by_noise_tools(config_file):
+    from noise_tools.cli import build_parser
+
+    cell = dataclasses.replace(load_study(config_file).cell("toy_60"), label_dice=0.7, trusted=3)
+    command = corrupt_command(cell, 301, 501, 2)
+    args = build_parser().parse_args(command[3:])
+    assert (args.dataset, args.output, args.name) == ("301", 501, "toy_60")
+    assert (args.case_fraction, args.label_dice, args.trusted, args.seed) == (0.6, 0.7, 3, 0)
+
+
+def test_source_that_is_no_dataset(config_file, capsys):
+    assert main(["--config", str(config_file), "--cell", "toy_60"]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and "no dataset.json" in message and message.count("\n") == 1

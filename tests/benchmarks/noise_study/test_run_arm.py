@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import json
+import subprocess
+
+import pytest
+import result_store
+import run_arm
+import run_queue
+from prepare_cell import PREPARED
+from settings import Run, SettingsError, load_study, signature
+
+from .conftest import result_row
+
+
+@pytest.fixture
+def prepared(config_file):
+    """Markers of prepared data for both cells, with the same trusted cases."""
+    study = load_study(config_file)
+    for folder in ("Dataset301_toy_clean", "Dataset501_toy_60", "Dataset502_toy_20"):
+        path = study.work / "nnUNet_preprocessed" / folder
+        path.mkdir(parents=True)
+        (path / PREPARED).write_text(json.dumps({"trusted_cases": ["a"], "test": ["b"]}), encoding="utf-8")
+    return study
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    """Replaces training and scoring; counts the calls."""
+    calls = []
+
+    def execute(study, run, **options):
+        calls.append(run)
+        return [result_row(run.arm, run.seed, 0.8, cell=run.cell, signature=signature(study, run, ["a"]))]
+
+    monkeypatch.setattr(run_arm, "execute", execute)
+    return calls
+
+
+def perform(study, run, force=False):
+    return run_arm.perform(study, run, force=force, threads=1)
+
+
+def test_a_finished_run_is_skipped(prepared, no_training):
+    run = Run("toy_60", 0, "noisy", 0)
+    assert [perform(prepared, run), perform(prepared, run)] == ["trained", "exists"]
+    assert perform(prepared, run, force=True) == "trained"
+    assert len(no_training) == 2
+
+
+def test_a_run_with_other_settings_is_repeated(prepared, no_training):
+    old = result_row("noisy", 0, 0.1, signature="of other settings")
+    result_store.store_run(prepared.results, [old])
+    assert perform(prepared, Run("toy_60", 0, "noisy", 0)) == "trained"
+
+
+def test_the_clean_arm_is_trained_once_for_all_cells(prepared, no_training):
+    assert perform(prepared, Run("toy_60", 0, "clean", 0)) == "trained"
+    assert perform(prepared, Run("toy_20", 0, "clean", 0)) == "copied"
+    (row,) = result_store.read_rows(prepared.results, "toy_20")
+    assert row["cell"] == "toy_20" and row["copied_from"] == "toy_60" and row["dice"] == "0.8"
+    assert perform(prepared, Run("toy_20", 0, "clean", 0)) == "exists"
+
+
+def test_data_that_are_not_prepared(config_file):
+    with pytest.raises(SettingsError, match="prepare_cell.py --cell toy_60 first"):
+        perform(load_study(config_file), Run("toy_60", 0, "noisy", 0))
+
+
+def test_set_and_steps_make_a_variant(config_file):
+    arguments = ["--config", str(config_file), "--cell", "toy_60", "--arm", "soft", "--set", "teacher=false"]
+    args = run_arm.build_parser().parse_args([*arguments, "--steps", "75"])
+    study = run_arm.adjust_study(load_study(config_file), args)
+    assert study.cell("toy_60").steps == 75
+    assert args.arm == "soft[teacher=false]"
+    assert study.arm(args.arm).config == {"dcd_strength": 0.5, "teacher": False}
+
+
+def test_errors_are_one_sentence(config_file, capsys):
+    for arguments in (["--arm", "magic"], ["--arm", "noisy"], ["--arm", "noisy", "--steps", "7"]):
+        assert run_arm.main(["--config", str(config_file), "--cell", "toy_60", *arguments]) == 2
+        message = capsys.readouterr().err
+        assert message.startswith("error: ") and message.count("\n") == 1
+
+
+def test_queue_lists_the_runs(config_file, capsys):
+    assert run_queue.main(["--config", str(config_file), "--list", "--cell", "toy_20"]) == 0
+    assert capsys.readouterr().out.split()[:2] == ["toy_20/fold_0/clean/seed_0", "toy_20/fold_0/soft/seed_0"]
+
+
+def test_queue_goes_on_after_a_failed_run(prepared, monkeypatch, capsys):
+    monkeypatch.setattr(run_queue, "prepare", lambda *arguments: None)
+    commands = []
+
+    def run(command, check):
+        commands.append(command)
+        return subprocess.CompletedProcess(command, returncode=int("metadcseg" in command))
+
+    monkeypatch.setattr(run_queue.subprocess, "run", run)
+    config = str(prepared.work.parent / "config.yaml")
+    assert run_queue.main(["--config", config, "--cell", "toy_60"]) == 1
+    assert len(commands) == 6
+    assert capsys.readouterr().out.count("failed") == 2

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import settings
+from settings import Run, SettingsError, load_study
+
+
+def write(path, text):
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_values_and_defaults(config_file):
+    study = load_study(config_file)
+    cell = study.cell("toy_60")
+    assert (cell.steps, cell.steps_per_epoch, cell.epochs) == (50, 25, 2)
+    assert cell.noise == ("erosion",) and cell.folds == (0,)
+    assert study.dataset_of(cell).configuration == "3d_study"
+    assert study.dataset_of(cell).patch_size is None
+
+
+def test_paths_are_relative_to_the_file(config_file, monkeypatch):
+    monkeypatch.delenv(settings.WORK_VARIABLE, raising=False)
+    study = load_study(config_file)
+    assert study.work == config_file.parent / "work"
+    assert study.datasets["toy"].source == config_file.parent / "source" / "Dataset001_Toy"
+    assert study.results == config_file.parent / "results"
+
+
+def test_work_folder_order(config_file, monkeypatch, tmp_path):
+    monkeypatch.setenv(settings.WORK_VARIABLE, str(tmp_path / "variable"))
+    assert load_study(config_file).work == tmp_path / "variable"
+    assert load_study(config_file, tmp_path / "argument").work == tmp_path / "argument"
+
+
+def test_runs_go_seed_by_seed(config_file):
+    runs = load_study(config_file).runs(["toy_60"])
+    assert [run.seed for run in runs] == [0, 0, 0, 1, 1, 1]
+    assert runs[0] == Run("toy_60", 0, "clean", 0)
+    assert len(load_study(config_file).runs(arms=["soft"])) == 2
+
+
+def test_variant_is_the_built_in_arm_with_other_values(config_file):
+    arm = load_study(config_file).arm("soft")
+    assert arm.trainer == "nnUNetTrainerMetaDCSeg"
+    assert arm.config == {"dcd_strength": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("case_fraction: 0.6", "case_fraction: 60", "case_fraction must be in"),
+        ("steps: 50", "steps: 60", "multiple of steps_per_epoch"),
+        ("id: 502", "id: 501", "501 is used by cell 'toy_60' and by cell 'toy_20'"),
+        ("id: 502", "id: 301", "301 is used by cell 'toy_20' and by data set 'toy'"),
+        ("id: 502", "id: 1002", "choose 1 to 999"),
+        ("name: toy_20", "name: toy_60", "Two cells are called"),
+        ("name: toy_20", "name: toy/20", "letters, digits"),
+        ("[clean, soft]", "[clean, magic]", "no arm 'magic'"),
+        ("dataset: toy, id: 502", "dataset: joy, id: 502", "unknown data set 'joy'"),
+        ("noise: [erosion], case_fraction: 0.2", "noise: [], case_fraction: 0.2", "noise is empty"),
+        ("noise: [erosion], case_fraction: 0.2", "noize: [erosion], case_fraction: 0.2", "unknown keys \\['noize'\\]"),
+        ("    test_cases: 3\n", "", "lacks \\['test_cases'\\]"),
+    ],
+)
+def test_what_is_wrong_is_named(config_file, old, new, message):
+    text = config_file.read_text(encoding="utf-8")
+    assert old in text
+    write(config_file, text.replace(old, new))
+    with pytest.raises(SettingsError, match=message):
+        load_study(config_file)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(SettingsError, match="pass one with --config"):
+        load_study(tmp_path / "absent.yaml")
+
+
+def test_unknown_cell_lists_what_there_is(config_file):
+    with pytest.raises(SettingsError, match="toy_60, toy_20"):
+        load_study(config_file).cell("toy_40")
+
+
+def test_signature_is_shared_only_where_the_training_is_the_same(config_file):
+    study = load_study(config_file)
+    clean = [settings.signature(study, Run(cell, 0, "clean", 0), ["a"]) for cell in ("toy_60", "toy_20")]
+    noisy = [settings.signature(study, Run(cell, 0, "noisy", 0), ["a"]) for cell in ("toy_60", "toy_20")]
+    trusted = [settings.signature(study, Run(cell, 0, "trusted_only", 0), ["a"]) for cell in ("toy_60", "toy_20")]
+    assert clean[0] == clean[1] and trusted[0] == trusted[1]
+    assert noisy[0] != noisy[1]
+    assert settings.signature(study, Run("toy_60", 0, "trusted_only", 0), ["b"]) != trusted[0]
+    assert settings.signature(study, Run("toy_60", 0, "clean", 1), ["a"]) != clean[0]
+
+
+def test_signature_changes_with_the_length_of_training(config_file):
+    study = load_study(config_file)
+    longer = dataclasses.replace(study.cell("toy_60"), steps=100)
+    changed = dataclasses.replace(study, cells=study.cells | {"toy_60": longer})
+    run = Run("toy_60", 0, "clean", 0)
+    assert settings.signature(study, run, []) != settings.signature(changed, run, [])
+
+
+def test_the_committed_configuration_is_valid():
+    study = load_study(settings.DEFAULT_CONFIG)
+    assert study.runs()
