@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.7,
         metavar="D",
-        help="as strong as needed for this Dice with the clean label (default: %(default)s)",
+        help="as strong as needed for this Dice with the clean label, as near as a type comes (default: %(default)s)",
     )
     strength.add_argument("--severity", type=float, metavar="S", help="instead: this strength in [0, 1] for every type")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same picture (default: %(default)s)")
@@ -52,8 +52,9 @@ def run(args: argparse.Namespace) -> None:
     from noise_tools.recipe import parse_components
 
     _check(args)
-    components = parse_components(args.noise or NAMES, args.param)
     dataset = open_dataset(args.dataset)
+    names = args.noise or [name for name in NAMES if _fits(name, dataset)]
+    components = parse_components(names, args.param)
     case = args.case or next(iter(dataset.cases))
     if case not in dataset.cases:
         raise NoiseToolsError(f"{dataset.name} has no case {case}; its cases are like {next(iter(dataset.cases))}.")
@@ -88,11 +89,13 @@ def preview(
     from noise_tools.label_folders import read_image
     from noise_tools.overlay import draw_overlay, fullest_plane, window_around
     from noise_tools.raw_dataset import read_label
+    from noise_tools.recipe import check
 
     label, spacing = read_label(dataset, dataset.cases[case])
     image = read_image(dataset.cases[case].images[0], dataset.json.get("overwrite_image_reader_writer"))
     clean = _without_ignored(label, dataset)
     pictures = []
+    check(components, dataset.labels.foreground)
     for component in components:
         noisy, dice = _noisy(dataset, case, component, label, spacing, label_dice, severity, seed)
         pictures.append((component.name, _without_ignored(noisy, dataset), dice))
@@ -105,9 +108,23 @@ def preview(
     for ax, (name, noisy, dice) in zip(axes[1:], pictures, strict=False):
         # Within its own plane, noise of whole slices would not show.
         shown = across if name.startswith("slice_") else plane
+        if np.array_equal(shown.cut(noisy), shown.cut(clean)):
+            shown = fullest_plane(noisy != clean, spacing, shown.axis)
         draw_overlay(ax, shown, image, clean, noisy, window_around(shown.cut(everything)))
         ax.set_title(f"{name}\nDice {dice:.2f}", fontsize=9)
     return figure
+
+
+def _fits(name: str, dataset: Any) -> bool:
+    """Whether a noise type can work on this data set: swapping labels, say, takes two of them."""
+    from noise_tools import noise
+    from noise_tools.errors import NoiseToolsError
+
+    try:
+        noise.load(name)(dataset.labels.foreground)
+    except NoiseToolsError:
+        return False
+    return True
 
 
 def _canvas(count: int) -> tuple[Figure, np.ndarray]:
@@ -144,6 +161,8 @@ def _noisy(
     seed: int,
 ) -> tuple[np.ndarray, float]:
     """Noisy label and its mean Dice over the labels, with the random numbers `corrupt` would use."""
+    import numpy as np
+
     from noise_tools.corrupt import generator
     from noise_tools.severity import find_severity, mean_label_dice
 
@@ -157,9 +176,12 @@ def _noisy(
             current = noise.apply(current, spacing, noise.sample(rng, current, spacing, strength))
         return current
 
+    fixed = severity
     if severity is None:
         severity = find_severity(lambda s: mean_label_dice(label, make(s), regions), label_dice).severity
     noisy = make(severity)
+    if fixed is None and np.array_equal(noisy, label):  # nothing is nearer to the target than the clean label
+        noisy = make(1.0)
     return noisy, mean_label_dice(label, noisy, regions)
 
 

@@ -45,6 +45,26 @@ def test_one_picture_of_every_type(raw, tmp_path, dataset, capsys, monkeypatch):
     assert [p.name for p in path.parent.iterdir()] == ["all.png"]
 
 
+def test_types_that_do_not_fit_the_data_set_are_left_out_unless_named(raw, tmp_path):
+    write_dataset(raw / "Dataset005_One", {"a": (two_balls() > 0) * 1}, declared={"background": 0, "one": 1})
+    dataset = open_dataset(5)
+    assert [name for name in NAMES if not preview._fits(name, dataset)] == ["swap"]
+    with pytest.raises(NoiseToolsError, match="needs two foreground labels"):
+        preview.run(arguments("-d", 5, "-o", tmp_path / "x.png", "--noise", "swap"))
+
+
+def test_noise_outside_the_common_slice_is_shown_where_it_is(raw):
+    """Label 2 lost, in a volume whose fullest slice has label 1 only."""
+    label = np.zeros((16, 40, 30), np.uint8)
+    label[2:5, 5:30, 5:25], label[10:12, 10:14, 10:14] = 1, 2
+    write_dataset(raw / "Dataset006_Apart", {"a": label})
+    components = parse_components(["omission"], ["omission.of=label"])
+    for seed in range(8):
+        figure = preview.preview(open_dataset(6), "a", components, label_dice=0.5, seed=seed)
+        changed = figure.axes[1].images[-1].get_array()
+        assert changed[..., 3].max() > 0, "some voxel is tinted"
+
+
 def test_one_panel_per_type_with_the_dice_reached(raw):
     components = parse_components(["erosion", "dilation", "erosion+affine"])
     figure = preview.preview(open_dataset(3), "a", components, label_dice=0.8)
