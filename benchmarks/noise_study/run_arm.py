@@ -55,8 +55,18 @@ def limit_threads(threads: int) -> None:
     """Set before NumPy and torch are imported: the thread pools read these once."""
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[variable] = str(threads)
-    os.environ["nnUNet_n_proc_DA"] = "0"  # augment in this process
     os.environ.setdefault("nnUNet_extTrainer", str(REPOSITORY / "nnunetv2_metadcseg" / "nnunet_ext"))
+
+
+def choose_device(name: str, threads: int) -> str:
+    """Resolve ``auto`` and say how many processes augment: none on CPU, where they would fight with the training."""
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    os.environ["nnUNet_n_proc_DA"] = "0" if name == "cpu" else str(threads - 1)
+    torch.set_num_threads(threads)
+    return name
 
 
 def _prepared(study: Study, run: Run) -> tuple[Path, Path, dict[str, Any]]:
@@ -117,7 +127,7 @@ def execute(study: Study, run: Run, *, threads: int, device_name: str, keep: boo
         from scoring import mean_scores, score_cases
         from training import TrainingPlan, build_trainer, describe_config, train
 
-        torch.set_num_threads(threads)
+        device = torch.device(choose_device(device_name, threads))
         plan = TrainingPlan(
             preprocessed=folder,
             clean_preprocessed=clean_folder,
@@ -128,7 +138,7 @@ def execute(study: Study, run: Run, *, threads: int, device_name: str, keep: boo
             mirroring=study.mirroring,
             memory_format=study.memory_format,
         )
-        trainer = build_trainer(arm, plan, torch.device(device_name))
+        trainer = build_trainer(arm, plan, device)
         seconds = train(trainer)
         cases = source_cases(study.dataset_of(cell).source)
         test = {case: cases[case] for case in record["test"]}
@@ -181,7 +191,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="replace configuration values")
     parser.add_argument("--results", help="folder of the CSV files (default: results/ here)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the run (default: 1)")
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda", "mps"])
+    parser.add_argument("--device", default="cpu", choices=["auto", "cpu", "cuda", "mps"])
     parser.add_argument("--keep", action="store_true", help="keep the final checkpoint and the predictions")
     parser.add_argument("--force", action="store_true", help="train although the results hold this run")
     return parser

@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--cell", nargs="+", help="only these cells")
     parser.add_argument("--arm", nargs="+", help="only these arms")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads per run (default: 1)")
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda", "mps"])
+    parser.add_argument("--device", default="cpu", choices=["auto", "cpu", "cuda", "mps"])
     parser.add_argument("-np", "--processes", type=int, default=2, help="worker processes of preparation (default: 2)")
     parser.add_argument("--keep", action="store_true", help="keep checkpoints and predictions")
     parser.add_argument("--stop-after", type=float, metavar="MINUTES", help="start no run after this time")
