@@ -1,0 +1,220 @@
+"""Label audit, the numbers: how far a given label can be relied on, where it looks wrong, and in which direction.
+
+Knows arrays only (no torch, no nnU-Net). A *structure* is what the network decides about: a foreground label, or a
+region of a region-based data set. The idea is that of `agreement.py`: a label that disagrees with the prediction on d times
+its size, where right labels disagree on e times theirs, is d / e times more likely to be wrong there. Definitions and
+evidence: docs/label_audit.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+BEST_SHARE = 0.2  # of the cases that agree best: their disagreement stands for that of right labels
+MAX_OPTIMISM = 2.5  # trusted cases were trained on, so right labels of other cases disagree up to this much more
+RATIO_RANGE = (0.1, 20.0)  # of the factor on a voxel's odds, so that no case is believed or distrusted blindly
+DOMINANT = 0.5  # share of the wrong voxels (or of their balance) that names the direction
+PROPOSE_FROM = 0.5  # suspicion from which the proposed label is the prediction
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """Label against prediction, weighed by the prediction's confidence.
+
+    Attributes:
+        extra, missing: sums of |2 p - 1| over voxels that only the label, or only the prediction, has (voxels).
+        size: mean number of voxels of label and prediction.
+    """
+
+    extra: float
+    missing: float
+    size: float
+
+    @property
+    def rate(self) -> float:
+        """Confident disagreement per voxel of the structure; 0 where neither has the structure."""
+        return (self.extra + self.missing) / self.size if self.size > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class ErrorDirection:
+    """How the given label differs from the proposed one; lengths in the unit of the spacing (mm, or pixels).
+
+    Attributes:
+        kind: none, too large, too small, shifted, missing, extra or mixed.
+        bias: mean signed distance of the label's surface from the proposal's, positive where the label is too large.
+        shift: distance between the two centroids.
+        distance: mean unsigned distance between the surfaces.
+        missing_parts, extra_parts: connected parts of the proposal, or of the label, that touch nothing of the other.
+
+    The lengths are NaN where one of the two labels is empty.
+    """
+
+    kind: str
+    bias: float
+    shift: float
+    distance: float
+    missing_parts: int
+    extra_parts: int
+
+    def as_dict(self) -> dict:
+        return asdict(self)
+
+
+def disagreement(given: np.ndarray, probability: np.ndarray, valid: np.ndarray | None = None) -> Disagreement:
+    """Confident disagreement of one structure.
+
+    Args:
+        given: (*S) bool, the structure in the given label. probability: (*S) of the structure, in [0, 1].
+        valid: (*S) bool, False where ignored; None counts every voxel.
+    """
+    confidence = 2 * probability.astype(np.float32) - 1
+    predicted = confidence > 0
+    if valid is not None:
+        given, predicted = given & valid, predicted & valid
+        confidence = np.where(valid, confidence, 0)
+    extra = -confidence[given & ~predicted].sum(dtype=np.float64)
+    missing = confidence[predicted & ~given].sum(dtype=np.float64)
+    return Disagreement(float(extra), float(missing), (int(given.sum()) + int(predicted.sum())) / 2)
+
+
+def pooled(parts: Sequence[Disagreement]) -> Disagreement:
+    """All structures of a case together."""
+    return Disagreement(*(sum(getattr(p, name) for p in parts) for name in ("extra", "missing", "size")))
+
+
+def expected_rate(rates: np.ndarray, trusted: np.ndarray) -> float:
+    """The disagreement rate of right labels, from the rates of all cases of a group.
+
+    The mean rate of the trusted cases, or that of the best agreeing cases if it is larger (up to `MAX_OPTIMISM` times:
+    the network was trained on the trusted cases). Without trusted cases the best agreeing cases alone.
+
+    Args:
+        rates: (N,). trusted: (N,) bool.
+
+    Raises:
+        ValueError: no case at all.
+    """
+    if len(rates) == 0:
+        raise ValueError("No case to take the expected disagreement from, expected at least one.")
+    others = rates[~trusted]
+    best = float(np.quantile(others, BEST_SHARE)) if len(others) else 0.0
+    if trusted.any():
+        floor = float(rates[trusted].mean())
+        best = min(max(best, floor), MAX_OPTIMISM * floor) if floor > 0 else best
+    return max(best, 1e-6)
+
+
+def reliability(ratio: float) -> float:
+    """1 / (1 + ratio): 1 where label and prediction agree, 1/2 where they disagree as right labels do, else below.
+
+    Args:
+        ratio: disagreement rate divided by that of right labels.
+    """
+    return 1.0 / (1.0 + ratio)
+
+
+def combined_ratio(ratios: Sequence[float]) -> float:
+    """Geometric mean of what several signals say about a case (each a ratio to right labels); at least one."""
+    return float(np.exp(np.mean(np.log(np.maximum(ratios, 1e-3)))))
+
+
+def wrong_probability(p_given: np.ndarray, ratio: float) -> np.ndarray:
+    """Probability that the given label is wrong at a voxel.
+
+    The odds (1 - p) / p of the network, times how much more the case disagrees than right labels do.
+
+    Args:
+        p_given: (*S), predicted probability of what the given label says. ratio: of the case, see `reliability`.
+
+    Returns:
+        (*S) float32 in [0, 1].
+    """
+    factor = float(np.clip(ratio, *RATIO_RANGE))
+    p = np.clip(p_given.astype(np.float32), 0, 1)
+    return factor * (1 - p) / (factor * (1 - p) + p)
+
+
+def proposed_label(given: np.ndarray, predicted: np.ndarray, suspicion: np.ndarray) -> np.ndarray:
+    """The prediction where the suspicion is at least `PROPOSE_FROM`, else the given label; all (*S)."""
+    return np.where(suspicion >= PROPOSE_FROM, predicted, given).astype(given.dtype)
+
+
+def error_direction(given: np.ndarray, proposed: np.ndarray, spacing: Sequence[float]) -> ErrorDirection:
+    """Direction and size of the error of one structure.
+
+    Args:
+        given, proposed: (*S) bool, 2D or 3D; axes of length one are dropped. spacing: per axis of S.
+    """
+    spacing = [s for s, n in zip(spacing, given.shape, strict=True) if n > 1]
+    given, proposed = np.squeeze(given), np.squeeze(proposed)
+    wrong = int((given != proposed).sum())
+    lost, gained = _unmatched(proposed, given), _unmatched(given, proposed)
+    parts = {"missing_parts": lost[1], "extra_parts": gained[1]}
+    if not given.any() or not proposed.any():
+        kind = "none" if wrong == 0 else "extra" if given.any() else "missing"
+        return ErrorDirection(kind, np.nan, np.nan, np.nan, **parts)
+    bias, distance = _surface_distances(given, proposed, spacing)
+    shift = float(np.linalg.norm((_centroid(given) - _centroid(proposed)) * np.asarray(spacing)))
+    kind = _kind(wrong, lost[0], gained[0], given & ~proposed, proposed & ~given, shift, distance)
+    return ErrorDirection(kind, bias, shift, distance, **parts)
+
+
+def _kind(
+    wrong: int, lost: int, gained: int, over: np.ndarray, under: np.ndarray, shift: float, distance: float
+) -> str:
+    if wrong == 0:
+        return "none"
+    if max(lost, gained) >= DOMINANT * wrong:
+        return "missing" if lost >= gained else "extra"
+    balance = (int(over.sum()) - int(under.sum())) / wrong
+    if abs(balance) >= DOMINANT:
+        return "too large" if balance > 0 else "too small"
+    # Under a pure shift no surface point is farther off than the shift; a wobble hardly moves the centroid.
+    return "shifted" if shift >= distance else "mixed"
+
+
+def _unmatched(mask: np.ndarray, other: np.ndarray) -> tuple[int, int]:
+    """Voxels and number of the connected parts of `mask` that touch nothing of `other`."""
+    import cc3d
+
+    parts = cc3d.connected_components(mask.astype(np.uint8))
+    count = np.bincount(parts.ravel(), minlength=int(parts.max()) + 1)
+    touched = np.bincount(parts[other], minlength=len(count)) > 0
+    alone = ~touched
+    alone[0] = False
+    return int(count[alone].sum()), int(alone.sum())
+
+
+def _centroid(mask: np.ndarray) -> np.ndarray:
+    return np.array([index.mean() for index in np.nonzero(mask)])
+
+
+def _surface_distances(given: np.ndarray, proposed: np.ndarray, spacing: Sequence[float]) -> tuple[float, float]:
+    """Mean signed (positive: label outside the proposal) and mean unsigned distance between the surfaces."""
+    import SimpleITK as sitk
+
+    box = _common_box(given | proposed)
+    images = [sitk.GetImageFromArray(np.pad(m[box], 1).astype(np.uint8)) for m in (given, proposed)]
+    for image in images:
+        image.SetSpacing([float(s) for s in reversed(spacing)])
+    fields = [_signed_distance(image) for image in images]
+    surfaces = [sitk.GetArrayViewFromImage(sitk.LabelContour(i, True)).astype(bool) for i in images]
+    label_side = fields[1][surfaces[0]]  # the label's surface in the proposal's field: positive outside
+    proposal_side = -fields[0][surfaces[1]]  # the proposal's surface inside the label: positive too
+    signed = (label_side.mean() + proposal_side.mean()) / 2
+    return float(signed), float((np.abs(label_side).mean() + np.abs(proposal_side).mean()) / 2)
+
+
+def _signed_distance(image) -> np.ndarray:
+    """To the mask's surface in the unit of the spacing, positive outside."""
+    import SimpleITK as sitk
+
+    return sitk.GetArrayFromImage(sitk.SignedMaurerDistanceMap(image, False, False, True)).astype(np.float64)
+
+
+def _common_box(mask: np.ndarray) -> tuple[slice, ...]:
+    return tuple(slice(int(index.min()), int(index.max()) + 1) for index in np.nonzero(mask))

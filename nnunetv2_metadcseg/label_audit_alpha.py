@@ -1,0 +1,132 @@
+"""Label audit, what MetaDCSeg learned: its weights alpha for a whole case, and its record of every case."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import fields
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nnunetv2_metadcseg.agreement import direction_counts, disagreement, structure_size
+from nnunetv2_metadcseg.config import MetaDCSegConfig
+from nnunetv2_metadcseg.feature_tap import last_segmentation_layer, unwrap
+from nnunetv2_metadcseg.targets import LabelEncoder
+from nnunetv2_metadcseg.weighting import LabelWeighting
+
+
+class LearnedWeights:
+    """The trainer's weighting, read from its checkpoint.
+
+    Args:
+        predictor: nnUNetPredictor with the fold's network (student weights are `list_of_parameters[0]`).
+        ours: the checkpoint's entry "metadcseg". device: where to compute.
+    """
+
+    def __init__(self, predictor: Any, ours: dict, device: torch.device) -> None:
+        state, labels = ours["state"], predictor.label_manager
+        self.predictor, self.device, self.regions = predictor, device, labels.has_regions
+        self.index = {case: i for i, case in enumerate(state["cases"])}
+        self.weighting = self._weighting(ours, len(self.index))
+        self.encoder = LabelEncoder(
+            labels.num_segmentation_heads, labels.foreground_regions if self.regions else None, labels.ignore_label
+        )
+        student = deepcopy(unwrap(predictor.network))
+        student.load_state_dict(predictor.list_of_parameters[0])
+        teacher = deepcopy(student)
+        teacher.load_state_dict(state["teacher"]["weights"])
+        self.network = AlphaNetwork(student, teacher, self.weighting, self.regions).to(device).eval()
+
+    def _weighting(self, ours: dict, count: int) -> LabelWeighting:
+        """With one case more than the trainer numbered: the place of a case that it has not seen."""
+        known = {field.name for field in fields(MetaDCSegConfig)}
+        config = MetaDCSegConfig(**{name: value for name, value in ours["config"].items() if name in known})
+        weighting = LabelWeighting(config, self.regions, torch.zeros(count + 1, dtype=torch.bool, device=self.device))
+        saved = _to(ours["state"]["weighting"], self.device)
+        for name in ("counts", "sizes"):
+            old = saved["agreement"][name]
+            saved["agreement"][name] = torch.cat([old, torch.zeros_like(old[:1])])
+        weighting.load_state_dict(saved)
+        return weighting
+
+    def record(self, case: str) -> float | None:
+        """Disagreement rate of a training case as the trainer counted it at last; None for other cases."""
+        agreement = self.weighting.agreement
+        if case not in self.index or agreement.sizes[self.index[case]] == 0:
+            return None
+        return float(agreement.rates()[self.index[case]].sum())
+
+    @torch.no_grad()
+    def suspicion(self, case: str, image: Tensor, label: Tensor, logits: Tensor) -> Tensor:
+        """1 - alpha of a whole case by nnU-Net's sliding window: (1, *S), zero where label and teacher agree.
+
+        Args:
+            image: (C, *S). label: (1, *S) integers. logits: (K, *S) of the case, to count the disagreement of a case
+                that was not trained on.
+        """
+        target, valid = self.encoder(label[None])
+        number = self.index.get(case, len(self.index))
+        if case not in self.index:
+            self._count(number, logits[None], target, valid)
+        self.network.case, self.network.channels = number, len(image)
+        runner = _window(self.predictor, self.network, self.network.outputs(target.shape[1]))
+        stacked = torch.cat([image, target[0], valid[0]])
+        return runner.predict_sliding_window_return_logits(stacked).float().cpu().amax(0, keepdim=True)
+
+    def _count(self, number: int, logits: Tensor, target: Tensor, valid: Tensor) -> None:
+        probabilities = torch.sigmoid(logits) if self.regions else torch.softmax(logits, 1)
+        differs, direction = disagreement(target, probabilities, valid, self.regions)
+        agreement = self.weighting.agreement
+        agreement.counts[number] = direction_counts(differs, direction)[0].to(self.device)
+        agreement.sizes[number] = structure_size(target, probabilities, valid, self.regions)[0].to(self.device)
+
+
+class AlphaNetwork(nn.Module):
+    """Image, encoded label and mask, stacked (1, C + K + 1, *S), to 1 - alpha (1, H, *S).
+
+    The label travels as channels, so that nnU-Net's sliding window cuts and mirrors it with the image.
+    """
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, weighting: LabelWeighting, regions: bool) -> None:
+        super().__init__()
+        self.student, self.teacher, self.weighting, self.regions = student, teacher, weighting, regions
+        self.case = self.channels = 0
+        self._features: Tensor | None = None
+        last_segmentation_layer(student).register_forward_pre_hook(self._keep)
+
+    def _keep(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._features = inputs[0]
+
+    def outputs(self, heads: int) -> int:
+        """Decisions per voxel H."""
+        return heads if self.regions else 1
+
+    def forward(self, stacked: Tensor) -> Tensor:
+        image, label, valid = stacked[:, : self.channels], stacked[:, self.channels : -1], stacked[:, -1:]
+        student, teacher = (self._probabilities(network(image)) for network in (self.student, self.teacher))
+        cases = torch.full((len(image),), self.case, device=image.device)
+        return 1 - self.weighting.alpha(self._features, student, teacher, label, valid, cases)
+
+    def _probabilities(self, logits: Tensor) -> Tensor:
+        return torch.sigmoid(logits.float()) if self.regions else torch.softmax(logits.float(), 1)
+
+
+def _window(predictor: Any, network: nn.Module, channels: int) -> Any:
+    """A copy of the predictor whose network puts out `channels` maps."""
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    runner = nnUNetPredictor.__new__(nnUNetPredictor)
+    runner.__dict__.update(predictor.__dict__)
+    runner.network, runner.label_manager = network, SimpleNamespace(num_segmentation_heads=channels)
+    return runner
+
+
+def _to(state: Any, device: torch.device) -> Any:
+    """A nested state with its tensors copied to `device`."""
+    if isinstance(state, Tensor):
+        return state.detach().clone().to(device)
+    if isinstance(state, dict):
+        return {name: _to(value, device) for name, value in state.items()}
+    return [_to(value, device) for value in state] if isinstance(state, list) else deepcopy(state)

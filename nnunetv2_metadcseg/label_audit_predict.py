@@ -1,0 +1,318 @@
+"""Label audit, nnU-Net's side: which cases a model has seen, and its prediction in every case's own geometry."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nnunetv2_metadcseg import __version__
+
+if TYPE_CHECKING:
+    import torch
+
+    from nnunetv2_metadcseg.label_audit_alpha import LearnedWeights
+
+Fold = int | str
+
+
+class AuditError(ValueError):
+    """The audit cannot run as asked; the message says how to mend it."""
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What the network decides about: a foreground label or a region.
+
+    Attributes:
+        name: as in dataset.json. values: label values that belong to it. head: index of its probability map.
+    """
+
+    name: str
+    values: tuple[int, ...]
+    head: int
+
+
+@dataclass
+class CasePrediction:
+    """One case in its own geometry; all arrays (*S), three axes as nnU-Net reads the label file.
+
+    Attributes:
+        given: label as given. predicted: label map of the prediction. probabilities: (K, *S).
+        learned: 1 - alpha of the trainer, or None. valid: False where ignored.
+        properties: nnU-Net's, with the geometry. out_of_fold: no model that predicted it has seen its label.
+        record: disagreement rate of the case as the trainer counted it (structure voxels are the unit), or None.
+    """
+
+    given: np.ndarray
+    predicted: np.ndarray
+    probabilities: np.ndarray
+    valid: np.ndarray
+    properties: dict
+    out_of_fold: bool
+    learned: np.ndarray | None = None
+    record: float | None = None
+
+
+class TrainedModel:
+    """A model folder of nnU-Net with some of its folds, and the preprocessed cases they were trained and validated on.
+
+    Args:
+        folder: NETWORK__PLANS__CONFIGURATION folder in nnUNet_results. preprocessed: the data set's folder in
+            nnUNet_preprocessed. folds: numbers, or "all". checkpoint: file name.
+        weights: "auto" (the teacher where the checkpoint has one), "student" or "teacher".
+        device: torch device name. mirroring: test-time mirroring. tile_step_size: of the sliding window.
+
+    Raises:
+        AuditError: anything missing.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        preprocessed: Path,
+        folds: Sequence[Fold],
+        checkpoint: str = "checkpoint_final.pth",
+        weights: str = "auto",
+        device: str = "cpu",
+        mirroring: bool = True,
+        tile_step_size: float = 0.5,
+    ) -> None:
+        self.folder, self.preprocessed, self.folds = folder, preprocessed, tuple(folds)
+        self.weights, self.mirroring, self.tile_step_size = weights, mirroring, tile_step_size
+        missing = [str(p) for p in self._files(checkpoint) if not p.is_file()]
+        if missing:
+            raise AuditError(
+                f"There is no {missing[0]}; train this fold first, or correct the data set, trainer, configuration, "
+                "fold or checkpoint name."
+            )
+        import torch
+
+        try:
+            self.device = torch.device(device)
+        except RuntimeError as error:
+            raise AuditError(f"There is no device {device!r}; expected cpu, cuda or mps.") from error
+        self.networks = {fold: self._open(fold, checkpoint) for fold in self.folds}
+        if self.configuration.previous_stage_name is not None:
+            raise AuditError(
+                "The configuration is the second stage of a cascade, which the audit does not support; audit "
+                f"{self.configuration.previous_stage_name} instead."
+            )
+
+    def _files(self, checkpoint: str) -> list[Path]:
+        own = [self.folder / name for name in ("dataset.json", "plans.json")]
+        return own + [self.folder / f"fold_{fold}" / checkpoint for fold in self.folds]
+
+    def _open(self, fold: Fold, checkpoint: str) -> FoldNetwork:
+        import torch
+        from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+        with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net prints where it computes
+            predictor = nnUNetPredictor(
+                tile_step_size=self.tile_step_size,
+                use_mirroring=self.mirroring,
+                perform_everything_on_device=self.device.type == "cuda",
+                device=self.device,
+                allow_tqdm=False,
+            )
+            predictor.initialize_from_trained_model_folder(str(self.folder), (fold,), checkpoint)
+        self.predictor = predictor
+        file = self.folder / f"fold_{fold}" / checkpoint
+        ours = torch.load(file, map_location="cpu", weights_only=False).get("metadcseg")
+        return FoldNetwork(self, fold, predictor, ours)
+
+    # ---- what nnU-Net knows --------------------------------------------------------------------------------------
+
+    @property
+    def configuration(self):
+        return self.predictor.configuration_manager
+
+    @property
+    def label_manager(self):
+        return self.predictor.label_manager
+
+    @cached_property
+    def dataset_json(self) -> dict:
+        """The one of the preprocessed folder, which may have got trusted cases since the training."""
+        file = self.preprocessed / "dataset.json"
+        return json.loads(file.read_text()) if file.is_file() else self.predictor.dataset_json
+
+    @cached_property
+    def structures(self) -> list[Structure]:
+        labels = {name: value for name, value in self.predictor.dataset_json["labels"].items() if name != "ignore"}
+        found, regions = [], self.label_manager.has_regions
+        for name, value in labels.items():
+            values = tuple(int(v) for v in value) if isinstance(value, list | tuple) else (int(value),)
+            if values == (0,):
+                continue
+            found.append(Structure(name, values, len(found) if regions else values[0]))
+        return found
+
+    @cached_property
+    def dataset(self):
+        from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+
+        folder = self.preprocessed / self.configuration.data_identifier
+        if not folder.is_dir():
+            raise AuditError(f"There is no {folder}; run nnUNetv2_preprocess for this configuration.")
+        return infer_dataset_class(str(folder))(str(folder))
+
+    @cached_property
+    def splits(self) -> list[dict[str, list[str]]]:
+        file = self.preprocessed / "splits_final.json"
+        if not file.is_file():
+            raise AuditError(f"There is no {file}, which says what each fold was trained on; restore it.")
+        return json.loads(file.read_text())
+
+    def split(self, fold: Fold) -> tuple[set[str], set[str]]:
+        """Training and validation cases of a fold."""
+        if fold == "all":
+            return set(self.dataset.identifiers), set()
+        if not fold < len(self.splits):
+            raise AuditError(f"Fold {fold} is not among the {len(self.splits)} folds of splits_final.json.")
+        return set(self.splits[fold]["train"]), set(self.splits[fold]["val"])
+
+    def cases(self) -> list[str]:
+        """Every case that the folds were trained or validated on."""
+        named = set().union(*(set().union(*self.split(fold)) for fold in self.folds))
+        absent = sorted(named - set(self.dataset.identifiers))
+        if absent:
+            raise AuditError(f"Case {absent[0]} of splits_final.json is not preprocessed; run nnUNetv2_preprocess.")
+        return sorted(named)
+
+    def folds_for(self, case: str) -> tuple[list[Fold], bool]:
+        """The folds that predict a case, and whether none of them was trained on it."""
+        unseen = [fold for fold in self.folds if case not in self.split(fold)[0]]
+        return (unseen, True) if unseen else (list(self.folds), False)
+
+    # ---- reading and predicting ----------------------------------------------------------------------------------
+
+    @cached_property
+    def reader(self):
+        return self.predictor.plans_manager.image_reader_writer_class()
+
+    @property
+    def file_ending(self) -> str:
+        return self.predictor.dataset_json["file_ending"]
+
+    def given_file(self, case: str) -> Path:
+        """The label as given, as nnU-Net keeps it beside the preprocessed data."""
+        return self.preprocessed / "gt_segmentations" / f"{case}{self.file_ending}"
+
+    def given(self, case: str) -> np.ndarray:
+        file = self.given_file(case)
+        if not file.is_file():
+            raise AuditError(f"There is no {file}; run nnUNetv2_preprocess, which copies the labels there.")
+        return np.rint(self.reader.read_seg(str(file))[0][0]).astype(np.int16)
+
+    def predict(self, case: str) -> CasePrediction:
+        """Label and mean prediction of the folds that predict the case."""
+        folds, out_of_fold = self.folds_for(case)
+        data, seg, _, properties = self.dataset.load_case(case)
+        data, seg = np.asarray(data[:]), np.asarray(seg[:])
+        outputs = [self.networks[fold].run(case, data, seg) for fold in folds]
+        logits = sum(o[0] for o in outputs) / len(outputs)
+        predicted, probabilities = self._export(logits, properties)
+        learned = [o[1] for o in outputs if o[1] is not None]
+        records = [r for r in (self.networks[fold].record(case) for fold in folds) if r is not None]
+        given = self.given(case)
+        ignore = self.label_manager.ignore_label
+        return CasePrediction(
+            given=given,
+            predicted=predicted.astype(np.int16),
+            probabilities=probabilities,
+            valid=np.ones(given.shape, bool) if ignore is None else given != ignore,
+            properties=properties,
+            out_of_fold=out_of_fold,
+            learned=self.to_case_geometry(sum(learned) / len(learned), properties)[0] if learned else None,
+            record=float(np.mean(records)) if records else None,
+        )
+
+    def image(self, case: str) -> np.ndarray:
+        """First channel as preprocessed, brought back to the case's geometry (for pictures)."""
+        data, _, _, properties = self.dataset.load_case(case)
+        return self.to_case_geometry(np.asarray(data[:])[:1], properties)[0]
+
+    def _export(self, logits: torch.Tensor, properties: dict) -> tuple[np.ndarray, np.ndarray]:
+        import torch
+        from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
+
+        return convert_predicted_logits_to_segmentation_with_correct_shape(
+            logits,
+            self.predictor.plans_manager,
+            self.configuration,
+            self.label_manager,
+            properties,
+            return_probabilities=True,
+            num_threads_torch=torch.get_num_threads(),
+        )
+
+    def to_case_geometry(self, maps: Any, properties: dict) -> np.ndarray:
+        """Maps (C, *preprocessed) -> (C, *S), zero outside nnU-Net's crop; as nnU-Net's export does with logits."""
+        plans, configuration = self.predictor.plans_manager, self.configuration
+        shape, spacing = properties["shape_after_cropping_and_before_resampling"], properties["spacing"]
+        spacing = [spacing[i] for i in plans.transpose_forward]
+        current = [*spacing[: len(shape) - len(configuration.spacing)], *configuration.spacing]
+        maps = np.asarray(configuration.resampling_fn_probabilities(maps, shape, current, spacing))
+        whole = np.zeros((len(maps), *properties["shape_before_cropping"]), maps.dtype)
+        whole[(slice(None), *(slice(*b) for b in properties["bbox_used_for_cropping"]))] = maps
+        return whole.transpose([0, *(i + 1 for i in plans.transpose_backward)])
+
+    def write(self, array: np.ndarray, file: Path, properties: dict) -> None:
+        """An integer map in the case's geometry, by nnU-Net's own writer."""
+        self.reader.write_seg(array, str(file), properties)
+
+
+class FoldNetwork:
+    """The network of one fold, and what MetaDCSeg left in its checkpoint.
+
+    Args:
+        ours: the checkpoint's entry "metadcseg", or None.
+    """
+
+    def __init__(self, model: TrainedModel, fold: Fold, predictor: Any, ours: dict | None) -> None:
+        self.model, self.fold, self.predictor = model, fold, predictor
+        state = (ours or {}).get("state") or {}
+        self.teacher = (state.get("teacher") or {}).get("weights")
+        self.trainer = (ours or {}).get("trainer")
+        self.note: str | None = None
+        if model.weights == "teacher" and self.teacher is None:
+            raise AuditError(
+                f"The checkpoint of fold {fold} has no teacher (only nnUNetTrainerMetaDCSeg keeps one); "
+                "use --weights student."
+            )
+        self.learned = self._learned_weights(ours) if "weighting" in state else None
+        if self.teacher is not None and model.weights != "student":
+            predictor.list_of_parameters = [self.teacher]
+
+    def _learned_weights(self, ours: dict) -> LearnedWeights | None:
+        from nnunetv2_metadcseg.label_audit_alpha import LearnedWeights
+
+        try:
+            return LearnedWeights(self.predictor, ours, self.model.device)
+        except (KeyError, TypeError, RuntimeError) as error:  # a checkpoint of another version of this package
+            self.note = (
+                f"The learned weights in the checkpoint of fold {self.fold} cannot be read by version "
+                f"{__version__} ({type(error).__name__}: {str(error).splitlines()[0]:.100}), so they are not used."
+            )
+            return None
+
+    def run(self, case: str, data: np.ndarray, seg: np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Logits (K, *preprocessed) and 1 - alpha (1, *preprocessed), or None where nothing was learned."""
+        import torch
+
+        image = torch.from_numpy(data)
+        logits = self.predictor.predict_logits_from_preprocessed_data(image).float().cpu()
+        if self.learned is None:
+            return logits, None
+        return logits, self.learned.suspicion(case, image, torch.from_numpy(seg.astype(np.int16)), logits)
+
+    def record(self, case: str) -> float | None:
+        return None if self.learned is None else self.learned.record(case)

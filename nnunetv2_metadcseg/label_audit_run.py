@@ -1,0 +1,378 @@
+"""Label audit, the work: predicts every case, scores all of them together, and writes the folder OUT.
+
+OUT/audit.csv, audit.json, audit.html, given/CASE, proposed/CASE, suspicion/CASE (uint8, per cent)
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnunetv2_metadcseg import __version__
+from nnunetv2_metadcseg.label_audit import (
+    Disagreement,
+    ErrorDirection,
+    combined_ratio,
+    disagreement,
+    error_direction,
+    expected_rate,
+    pooled,
+    proposed_label,
+    reliability,
+    wrong_probability,
+)
+from nnunetv2_metadcseg.label_audit_predict import AuditError, CasePrediction, Structure, TrainedModel
+from nnunetv2_metadcseg.trusted_cases import FILE_NAME, TrustedCasesError, read_trusted_cases
+
+CASE_COLUMNS = (
+    *("rank", "case", "label", "reliability", "direction", "bias", "shift", "distance", "unit"),
+    *("missing_parts", "extra_parts", "disagreement", "suspicious_voxels", "out_of_fold", "trusted"),
+    *("suspicion_file", "proposed_file", "given_file"),
+)
+
+
+@dataclass
+class LabelFinding:
+    """One structure of one case."""
+
+    name: str
+    rate: float
+    reliability: float
+    direction: ErrorDirection
+
+
+@dataclass
+class CaseFinding:
+    """One case. `ratio`: its disagreement divided by that of right labels; `record`: the trainer's, or None."""
+
+    case: str
+    out_of_fold: bool
+    trusted: bool
+    parts: dict[str, Disagreement]
+    record: float | None
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...]
+    ratio: float = float("nan")
+    suspicious_voxels: int = 0
+    labels: list[LabelFinding] = field(default_factory=list)
+    rank: int = 0
+
+    @property
+    def rate(self) -> float:
+        return pooled(list(self.parts.values())).rate
+
+    @property
+    def reliability(self) -> float:
+        return reliability(self.ratio)
+
+    @property
+    def direction(self) -> str:
+        """That of the least reliable structure that differs at all."""
+        wrong = [label for label in self.labels if label.direction.kind != "none"]
+        return min(wrong, key=lambda label: label.reliability).direction.kind if wrong else "none"
+
+
+@dataclass
+class Audit:
+    """All findings, the least reliable case first, and how they were made."""
+
+    findings: list[CaseFinding]
+    about: dict[str, Any]
+
+
+# ---- one case -------------------------------------------------------------------------------------------------------
+
+
+def measure(case: str, prediction: CasePrediction, structures: Sequence[Structure], trusted: bool) -> CaseFinding:
+    """Disagreement of every structure of a case."""
+    parts = {
+        s.name: disagreement(np.isin(prediction.given, s.values), prediction.probabilities[s.head], prediction.valid)
+        for s in structures
+    }
+    spacing = tuple(float(s) for s in prediction.properties["spacing"])
+    return CaseFinding(case, prediction.out_of_fold, trusted, parts, prediction.record, prediction.given.shape, spacing)
+
+
+def probability_of_given(prediction: CasePrediction, structures: Sequence[Structure], regions: bool) -> np.ndarray:
+    """Predicted probability of what the given label says: (*S) float32; one where ignored.
+
+    For regions that of the least likely decision.
+    """
+    probabilities = prediction.probabilities
+    if regions:
+        p = np.ones(prediction.given.shape, np.float32)
+        for s in structures:
+            inside = np.isin(prediction.given, s.values)
+            p = np.minimum(p, np.where(inside, probabilities[s.head], 1 - probabilities[s.head]))
+    else:
+        known = np.clip(prediction.given, 0, len(probabilities) - 1).astype(np.int64)
+        p = np.take_along_axis(probabilities, known[None], 0)[0].astype(np.float32)
+    return np.where(prediction.valid, p, 1)
+
+
+# ---- all cases together ---------------------------------------------------------------------------------------------
+
+
+def score(findings: Sequence[CaseFinding]) -> None:
+    """Sets `ratio`, the reliability of every structure, and the rank of all cases.
+
+    Cases predicted by a network that has seen their label disagree less, so each group has its own expectation.
+    """
+    for group in _groups(findings):
+        trusted = np.array([f.trusted for f in group])
+        case_ratio = _ratios([f.rate for f in group], trusted)
+        for finding, ratio in zip(group, case_ratio, strict=True):
+            finding.ratio = ratio
+        for name in group[0].parts:
+            own = _ratios([f.parts[name].rate for f in group], trusted)
+            for finding, ratio in zip(group, own, strict=True):
+                direction = ErrorDirection("none", np.nan, np.nan, np.nan, 0, 0)
+                finding.labels.append(LabelFinding(name, finding.parts[name].rate, reliability(ratio), direction))
+    _add_record([f for f in findings if f.record is not None])
+    for rank, finding in enumerate(sorted(findings, key=lambda f: (-f.ratio, f.case)), 1):
+        finding.rank = rank
+
+
+def _groups(findings: Sequence[CaseFinding]) -> Iterable[list[CaseFinding]]:
+    for out_of_fold in (True, False):
+        group = [f for f in findings if f.out_of_fold is out_of_fold]
+        if group:
+            yield group
+
+
+def _ratios(rates: Sequence[float], trusted: np.ndarray) -> list[float]:
+    rates = np.asarray(rates)
+    return (rates / expected_rate(rates, trusted)).tolist()
+
+
+def _add_record(findings: Sequence[CaseFinding]) -> None:
+    """Where the trainer kept a record of the case, the ratio is the geometric mean of both."""
+    if findings:
+        trusted = np.array([f.trusted for f in findings])
+        for finding, ratio in zip(findings, _ratios([f.record for f in findings], trusted), strict=True):
+            finding.ratio = combined_ratio([finding.ratio, ratio])
+
+
+# ---- the whole audit ------------------------------------------------------------------------------------------------
+
+
+def run_audit(
+    model: TrainedModel,
+    out: Path,
+    worst: int = 20,
+    overwrite: bool = False,
+    cases: Sequence[str] | None = None,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> Audit:
+    """Audits and writes `out`, which appears when it is complete.
+
+    Args:
+        worst: how many cases get pictures in the page. overwrite: replace `out`, if it is an earlier audit.
+        cases: only these (default: all that the folds were trained or validated on).
+        progress: wraps the loops over cases, tqdm for instance.
+
+    Raises:
+        AuditError: `out` exists, or something is missing in the data set.
+    """
+    check_output(out, overwrite)
+    trusted = trusted_cases(model)
+    names = model.cases() if cases is None else sorted(cases)
+    if not names:
+        raise AuditError("There is no case to audit, expected training or validation cases in splits_final.json.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        audit = _audit_into(temporary, model, names, trusted, worst, progress)
+        temporary.chmod(0o755)
+        if out.exists():
+            shutil.rmtree(out)
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return audit
+
+
+def check_output(out: Path, overwrite: bool) -> None:
+    """Raises AuditError unless `out` is new, or an earlier audit that may be replaced."""
+    if not out.exists():
+        return
+    if not overwrite:
+        raise AuditError(f"{out} exists already; choose another folder, or give --overwrite to replace it.")
+    if not (out / "audit.json").is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise AuditError(f"{out} is not the folder of an earlier audit (no audit.json), so it is not replaced.")
+
+
+def trusted_cases(model: TrainedModel) -> list[str]:
+    """Declared trusted cases; none is fine here, but a broken list is an error."""
+    declared = (model.preprocessed / FILE_NAME).is_file() or model.dataset_json.get("trusted_cases")
+    try:
+        return read_trusted_cases(model.preprocessed, model.dataset_json) if declared else []
+    except TrustedCasesError as error:
+        raise AuditError(str(error)) from error
+
+
+def _audit_into(
+    folder: Path, model: TrainedModel, names: Sequence[str], trusted: Sequence[str], worst: int, progress: Callable
+) -> Audit:
+    from nnunetv2_metadcseg.label_audit_page import write_page
+
+    interim = folder / "interim"
+    for name in (interim, *(folder / kind for kind in ("suspicion", "proposed", "given"))):
+        name.mkdir()
+    findings = []
+    for case in progress(names):
+        prediction = model.predict(case)
+        findings.append(measure(case, prediction, model.structures, case in trusted))
+        _keep(interim / f"{case}.npz", prediction, model)
+    score(findings)
+    findings.sort(key=lambda f: f.rank)
+    for finding in progress(findings):
+        _write_maps(folder, interim / f"{finding.case}.npz", finding, model)
+    shutil.rmtree(interim)
+    audit = Audit(findings, describe(model, findings))
+    write_csv(audit, folder / "audit.csv", model.file_ending)
+    (folder / "audit.json").write_text(json.dumps(as_json(audit, model.file_ending), indent=2) + "\n")
+    write_page(audit, folder, model, worst)
+    return audit
+
+
+def _keep(file: Path, prediction: CasePrediction, model: TrainedModel) -> None:
+    """What the second round needs: it waits for the scores of all cases."""
+    p = probability_of_given(prediction, model.structures, model.label_manager.has_regions)
+    content = {"p_given": p.astype(np.float16), "predicted": prediction.predicted, "given": prediction.given}
+    if prediction.learned is not None:
+        content["learned"] = prediction.learned.astype(np.float16)
+    np.savez(file, **content)
+
+
+def voxel_suspicion(p_given: np.ndarray, learned: np.ndarray | None, ratio: float) -> np.ndarray:
+    """Suspicion map (*S) in [0, 1]: what the trainer learned where it distrusts the label, else the prediction's."""
+    suspicion = wrong_probability(p_given, ratio)
+    return suspicion if learned is None else np.maximum(suspicion, np.clip(learned, 0, 1))
+
+
+def _write_maps(folder: Path, file: Path, finding: CaseFinding, model: TrainedModel) -> None:
+    with np.load(file) as kept:
+        content = {name: kept[name] for name in kept.files}
+    suspicion = voxel_suspicion(content["p_given"], content.get("learned"), finding.ratio)
+    given, proposed = content["given"], proposed_label(content["given"], content["predicted"], suspicion)
+    finding.suspicious_voxels = int((suspicion >= 0.5).sum())
+    for label, structure in zip(finding.labels, model.structures, strict=True):
+        masks = (np.isin(m, structure.values) for m in (given, proposed))
+        label.direction = error_direction(*masks, finding.spacing)
+    properties = model.dataset.load_case(finding.case)[3]
+    percent = np.rint(100 * suspicion).astype(np.uint8)
+    for kind, array in (("suspicion", percent), ("proposed", proposed)):
+        model.write(array, folder / kind / f"{finding.case}{model.file_ending}", properties)
+    shutil.copyfile(model.given_file(finding.case), folder / "given" / f"{finding.case}{model.file_ending}")
+
+
+# ---- what is written ------------------------------------------------------------------------------------------------
+
+
+def describe(model: TrainedModel, findings: Sequence[CaseFinding]) -> dict[str, Any]:
+    """Provenance, the signals used, and what the reader must know."""
+    networks = model.networks.values()
+    learned = any(network.learned is not None for network in networks)
+    signals = ["disagreement of label and prediction, weighed by the prediction's confidence"]
+    if any(f.record is not None for f in findings):
+        signals.append("the trainer's own record of every training case's disagreement with its teacher")
+    if learned:
+        signals.append("learned weights: 1 - alpha per voxel")
+    return {
+        "version": __version__,
+        "dataset": model.predictor.plans_manager.dataset_name,
+        "model": model.folder.name,
+        "folds": [str(fold) for fold in model.folds],
+        "trainer": next((network.trainer for network in networks if network.trainer), model.folder.name.split("__")[0]),
+        "weights": "teacher" if model.weights != "student" and any(n.teacher for n in networks) else "student",
+        "signals": signals,
+        "notes": _notes(model, findings, learned),
+        "file_ending": model.file_ending,
+    }
+
+
+def _notes(model: TrainedModel, findings: Sequence[CaseFinding], learned: bool) -> list[str]:
+    notes = [network.note for network in model.networks.values() if network.note]
+    if not learned and not notes:
+        notes.append("No learned weights in this checkpoint: the maps come from the prediction alone.")
+    seen = sum(not f.out_of_fold for f in findings)
+    if seen:
+        notes.append(
+            f"{seen} of {len(findings)} cases are predicted by a network that was trained on their label (no fold "
+            "given here has them outside its training cases); it may have learned the error. Train and give more folds "
+            "to mend this."
+        )
+    if not any(f.trusted for f in findings):
+        notes.append(
+            "No trusted case among these: the disagreement of right labels is taken from the fifth of the cases that "
+            "agree best."
+        )
+    return notes
+
+
+def unit(spacing: Sequence[float], shape: Sequence[int]) -> str:
+    """px for a flat image with spacing 1 (PNG and such), else mm."""
+    real = [s for s, n in zip(spacing, shape, strict=True) if n > 1]
+    return "px" if len(real) < 3 and all(s == 1 for s in real) else "mm"
+
+
+def rows(audit: Audit, ending: str) -> list[dict[str, Any]]:
+    """One row per case (label empty) followed by one per structure."""
+    found = []
+    for f in audit.findings:
+        files = {f"{kind}_file": f"{kind}/{f.case}{ending}" for kind in ("suspicion", "proposed", "given")}
+        common = {"rank": f.rank, "case": f.case, "out_of_fold": f.out_of_fold, "trusted": f.trusted} | files
+        common["unit"] = unit(f.spacing, f.shape)
+        found.append(
+            common
+            | {"label": "", "reliability": f.reliability, "direction": f.direction, "disagreement": f.rate}
+            | {"suspicious_voxels": f.suspicious_voxels}
+        )
+        for label in f.labels:
+            d = label.direction.as_dict()
+            d["direction"] = d.pop("kind")
+            own = {"label": label.name, "reliability": label.reliability, "disagreement": label.rate}
+            found.append(common | own | d)
+    return found
+
+
+def write_csv(audit: Audit, file: Path, ending: str) -> None:
+    """audit.csv: numbers with six significant digits, nothing where there is no number."""
+    with file.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, CASE_COLUMNS, restval="")
+        writer.writeheader()
+        for row in rows(audit, ending):
+            writer.writerow({name: _cell(value) for name, value in row.items()})
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, bool):
+        return int(value)
+    if isinstance(value, float):
+        return "" if np.isnan(value) else f"{value:.6g}"
+    return value
+
+
+def as_json(audit: Audit, ending: str) -> dict[str, Any]:
+    """audit.json: as the CSV, nested, with what the audit was made of."""
+    cases: dict[str, dict] = {}
+    for row in rows(audit, ending):
+        row = {name: None if isinstance(value, float) and np.isnan(value) else value for name, value in row.items()}
+        if row["label"] == "":
+            cases[row["case"]] = {name: value for name, value in row.items() if name != "label"} | {"labels": {}}
+        else:
+            kept = {name: value for name, value in row.items() if name in _LABEL_KEYS}
+            cases[row["case"]]["labels"][row["label"]] = kept
+    return audit.about | {"cases": cases}
+
+
+_LABEL_KEYS = {"reliability", "disagreement", "direction", "bias", "shift", "distance", "missing_parts", "extra_parts"}
