@@ -111,7 +111,8 @@ def preview(
         if np.array_equal(shown.cut(noisy), shown.cut(clean)):
             shown = fullest_plane(noisy != clean, spacing, shown.axis)
         draw_overlay(ax, shown, image, clean, noisy, window_around(shown.cut(everything)))
-        ax.set_title(f"{name}\nDice {dice:.2f}", fontsize=9)
+        elsewhere = "" if shown is plane else f", {shown.title}"
+        ax.set_title(f"{name}\nDice {dice:.2f}{elsewhere}", fontsize=9)
     return figure
 
 

@@ -72,7 +72,7 @@ def test_one_panel_per_type_with_the_dice_reached(raw):
     assert titles[0].startswith("a\n")
     assert [title.split("\n")[0] for title in titles[1:4]] == ["erosion", "dilation", "erosion+affine"]
     for title in titles[1:4]:
-        assert float(title.split()[-1]) == pytest.approx(0.8, abs=0.05)
+        assert float(title.split("Dice ")[1].split(",")[0]) == pytest.approx(0.8, abs=0.05)
 
 
 def test_noise_is_that_of_corrupt(raw, tmp_path):
