@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 
 # Sub-commands of which the module itself adds the arguments.
 _SELF_DESCRIBED = {
@@ -37,6 +38,8 @@ def build_parser(command: str = "") -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_corrupt(commands)
+    _add_replay(commands)
+    _add_list(commands)
     _add_phantom(commands)
     for name, text in _SELF_DESCRIBED.items():
         sub = commands.add_parser(name, help=text, description=text)
@@ -55,14 +58,20 @@ def _add_corrupt(commands: argparse._SubParsersAction) -> None:
     sub.set_defaults(module="noise_tools.corrupt")
     sub.add_argument("-d", dest="dataset", required=True, metavar="ID|NAME", help="source data set in nnUNet_raw")
     _add_output(sub, "<Name>Noisy")
+    kind = sub.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--noise", nargs="+", metavar="TYPE", help="noise types; A+B applies both to a case")
+    kind.add_argument("--recipe", type=Path, metavar="FILE.yaml", help="a whole mixture (docs/noise_manifest.md)")
+    kind.add_argument("--preset", metavar="NAME", help="settings of the literature, see 'noise_tools list'")
     sub.add_argument(
-        "--noise", nargs="+", required=True, metavar="TYPE", help="noise types; A+B applies both to a case"
+        "--param",
+        nargs="+",
+        default=[],
+        metavar="TYPE.NAME=VALUE",
+        help="e.g. erosion.radius=1.5:3 (mm) or erosion.radius=2px (finest voxel edge)",
     )
-    sub.add_argument("--param", nargs="+", default=[], metavar="TYPE.NAME=VALUE", help="e.g. erosion.radius=1.5:3 (mm)")
     sub.add_argument(
         "--case-fraction",
         type=float,
-        default=1.0,
         metavar="F",
         help="share of the cases not trusted to corrupt (default 1)",
     )
@@ -72,11 +81,10 @@ def _add_corrupt(commands: argparse._SubParsersAction) -> None:
         metavar="D",
         help="Dice of each corrupted label with the clean one, mean over its foreground labels or regions",
     )
+    sub.add_argument("--surface-distance", type=float, metavar="MM", help="instead: HD95 in mm (mean likewise)")
+    sub.add_argument("--label-change", type=float, metavar="S", help="instead: changed voxels / clean voxels")
     sub.add_argument(
-        "--severity",
-        type=_range,
-        metavar="LOW:HIGH",
-        help="without --label-dice: range the severity in [0, 1] is drawn from",
+        "--severity", type=_range, metavar="LOW:HIGH", help="instead: range the severity in [0, 1] is drawn from"
     )
     sub.add_argument("--trusted", type=int, default=5, metavar="N", help="cases that stay clean, by seed (default 5)")
     sub.add_argument("--trusted-cases", nargs="+", default=[], metavar="CASE", help="name them instead")
@@ -84,6 +92,28 @@ def _add_corrupt(commands: argparse._SubParsersAction) -> None:
         "--test-cases", nargs="+", default=[], metavar="N|CASE", help="hold out clean cases as imagesTs and labelsTs"
     )
     sub.add_argument("--allow-empty", action="store_true", help="accept labels without foreground")
+
+
+def _add_replay(commands: argparse._SubParsersAction) -> None:
+    sub = commands.add_parser(
+        "replay",
+        help="write a corrupted data set again from its manifest",
+        description="Applies the noise recorded in a noise_manifest.json to the clean data set: the same label bytes.",
+    )
+    sub.set_defaults(module="noise_tools.replay")
+    sub.add_argument("-d", dest="dataset", required=True, metavar="ID|NAME", help="clean data set in nnUNet_raw")
+    sub.add_argument("--manifest", type=Path, required=True, metavar="FILE", help="noise_manifest.json to replay")
+    _add_output(sub, "<Name>Noisy", seed=False)
+
+
+def _add_list(commands: argparse._SubParsersAction) -> None:
+    sub = commands.add_parser(
+        "list",
+        help="print noise types and presets",
+        description="Prints every noise type with its parameters, defaults, units and source, and the presets.",
+    )
+    sub.set_defaults(module="noise_tools.listing")
+    sub.add_argument("names", nargs="*", metavar="NAME", help="only these types or presets")
 
 
 def _add_phantom(commands: argparse._SubParsersAction) -> None:
@@ -100,10 +130,11 @@ def _add_phantom(commands: argparse._SubParsersAction) -> None:
     sub.add_argument("--spacing", type=float, nargs="+", metavar="MM", help="voxel size z y x (default 1 1 1; 3D only)")
 
 
-def _add_output(sub: argparse.ArgumentParser, default_name: str) -> None:
+def _add_output(sub: argparse.ArgumentParser, default_name: str, seed: bool = True) -> None:
     sub.add_argument("-o", dest="output", type=int, required=True, metavar="ID", help="id of the new data set")
     sub.add_argument("--name", metavar="NAME", help=f"name of the new data set (default {default_name})")
-    sub.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default 0)")
+    if seed:
+        sub.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default 0)")
     sub.add_argument("-np", dest="processes", type=int, default=1, metavar="N", help="processes (default 1)")
     sub.add_argument("--overwrite", action="store_true", help="replace the data set if it exists")
 

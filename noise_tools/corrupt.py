@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +14,10 @@ import numpy as np
 
 from noise_tools import manifest as manifests
 from noise_tools.errors import NoiseToolsError
+from noise_tools.metrics import label_metrics
 from noise_tools.output import link_or_copy, output_folder, written_whole
 from noise_tools.parallel import run_cases
+from noise_tools.presets import find as find_preset
 from noise_tools.raw_dataset import (
     Case,
     RawDataset,
@@ -26,8 +28,9 @@ from noise_tools.raw_dataset import (
     side_file,
     write_label_like,
 )
-from noise_tools.recipe import Component, parse_components, spread
-from noise_tools.severity import Found, find_severity, label_dice, mean_label_dice
+from noise_tools.recipe import DEFAULTS, Component, load_recipe, parse_components, spread, with_parameters
+from noise_tools.recipe import check as check_components
+from noise_tools.severity import MEASURES, REACHED, Found, Target, find_severity, measure
 
 if TYPE_CHECKING:
     import argparse
@@ -42,7 +45,9 @@ class Request:
     Attributes:
         components: the noise, see recipe.py.
         case_fraction: share of the cases that are neither trusted nor test cases.
-        label_dice: Dice each corrupted label should have with the clean one; None draws `severity` instead.
+        label_dice, surface_distance, label_change: what each corrupted label should be in comparison with the clean
+            one, as in severity.py (at most one of them; surface distance is HD95 in mm). Without any, `severity` is
+            drawn.
         severity: range that severity is drawn from without a target; None means
             `DEFAULT_SEVERITY`, or the whole range of a strength that the user set.
         trusted: how many cases stay clean and are named trusted, or which.
@@ -54,10 +59,18 @@ class Request:
     case_fraction: float
     seed: int
     label_dice: float | None = None
+    surface_distance: float | None = None
+    label_change: float | None = None
     severity: tuple[float, float] | None = None
     trusted: int | tuple[str, ...] = 5
     test: int | tuple[str, ...] = 0
     allow_empty: bool = False
+
+    @property
+    def target(self) -> Target | None:
+        """The measure asked for, if any."""
+        asked = [Target(name, getattr(self, name)) for name in MEASURES if getattr(self, name) is not None]
+        return asked[0] if asked else None
 
     def as_json(self) -> dict[str, Any]:
         content = asdict(self)
@@ -86,24 +99,41 @@ class Job:
 
 def run(args: argparse.Namespace) -> int:
     """Entry point of the command line."""
+    dataset = open_dataset(args.dataset)
+    components, numbers, note = _noise_of(args, dataset)
     request = Request(
-        components=parse_components(args.noise, args.param),
-        case_fraction=args.case_fraction,
+        components=components,
         seed=args.seed,
-        label_dice=args.label_dice,
-        severity=args.severity,
         trusted=tuple(args.trusted_cases) if args.trusted_cases else args.trusted,
         test=_count_or_names(args.test_cases),
         allow_empty=args.allow_empty,
+        **numbers,
     )
-    dataset = open_dataset(args.dataset)
-    folder = output_folder(
-        raw_root(), args.output, args.name or f"{dataset.short_name}Noisy", args.overwrite, dataset.folder
-    )
+    name = args.name or f"{dataset.short_name}Noisy"
+    folder = output_folder(raw_root(), args.output, name, args.overwrite, dataset.folder)
     content = corrupt(dataset, folder, request, args.processes)
     print(summary(content))
-    print(f"Wrote {folder}")
+    print(f"{note}Wrote {folder}")
     return 0
+
+
+def _noise_of(args: argparse.Namespace, dataset: RawDataset) -> tuple[tuple[Component, ...], dict[str, Any], str]:
+    """Components, the request's numbers (command line before recipe or preset before default), a note to print."""
+    defaults: dict[str, Any] = {}
+    note = ""
+    if args.preset:
+        preset = find_preset(args.preset)
+        components, defaults = preset.build(dataset.labels.foreground), dict(preset.defaults)
+        note = f"Preset {args.preset}. Source: {preset.source}\nHow it maps: {preset.mapping}\n"
+    elif args.recipe:
+        components, defaults = load_recipe(args.recipe)
+    else:
+        components = parse_components(args.noise)
+    given = {key: getattr(args, key) for key in DEFAULTS if getattr(args, key) is not None}
+    if any(key in given for key in (*MEASURES, "severity")):
+        # A target on the command line replaces that of the recipe or preset.
+        defaults = {key: value for key, value in defaults.items() if key == "case_fraction"}
+    return with_parameters(components, args.param), {"case_fraction": 1.0, **defaults, **given}, note
 
 
 def corrupt(dataset: RawDataset, folder: Path, request: Request, processes: int = 1) -> dict[str, Any]:
@@ -112,6 +142,7 @@ def corrupt(dataset: RawDataset, folder: Path, request: Request, processes: int 
     The result depends on the data set and `request` only, not on `processes`.
     """
     check_request(request)
+    check_components(request.components, dataset.labels.foreground)
     plan = make_plan(dataset, request)
     with written_whole(folder) as temporary:
         labels = temporary / "labelsTr"
@@ -131,6 +162,13 @@ def check_request(request: Request) -> None:
     for flag, value in (("--case-fraction", request.case_fraction), ("--label-dice", request.label_dice)):
         if value is not None and not 0 <= value <= 1:
             raise NoiseToolsError(f"{flag} is {value:g}; give a fraction in [0, 1].")
+    for flag, value in (("--surface-distance", request.surface_distance), ("--label-change", request.label_change)):
+        if value is not None and not 0 < value < float("inf"):
+            raise NoiseToolsError(f"{flag} is {value:g}; give a number above 0.")
+    asked = [name for name in (*MEASURES, "severity") if getattr(request, name) is not None]
+    if len(asked) > 1:
+        flags = " and ".join("--" + name.replace("_", "-") for name in asked)
+        raise NoiseToolsError(f"{flags} exclude each other; give one target.")
     if request.severity is not None:
         low, high = request.severity
         if not 0 <= low <= high <= 1:
@@ -237,25 +275,63 @@ def make_noisy(
             steps.append({"type": noise.name, "params": params})
         return current, steps
 
-    if request.label_dice is None:
-        severity = _draw_severity(request, noises, case.identifier)
-        found = Found(severity, mean_label_dice(label, make(severity)[0], regions), reached=True)
+    target = request.target
+    if target is None:
+        found = Found(_draw_severity(request, noises, case.identifier), 0.0, reached=True)
     else:
-        found = find_severity(lambda severity: mean_label_dice(label, make(severity)[0], regions), request.label_dice)
+        found = find_severity(
+            lambda severity: measure(target.measure, label, make(severity)[0], regions, spacing),
+            target.value,
+            target.rising,
+        )
     noisy, steps = make(found.severity)
     if not request.allow_empty and not np.isin(noisy, declared.foreground).any():
         raise NoiseToolsError(
             f"Case {case.identifier}: {component.name} at severity {found.severity:.3g} removes the whole foreground; "
             "ask for less noise, or pass --allow-empty to accept it."
         )
-    dice = label_dice(label, noisy, regions)
     return noisy, {
         "noise": component.name,
         "severity": found.severity,
-        "label_dice": {"asked": request.label_dice, "achieved": found.value, "reached": found.reached},
-        "dice": dict(zip(declared.regions, dice, strict=True)),
+        **_achieved(request, found, label, noisy, regions, spacing),
+        "regions": region_metrics(label, noisy, spacing, declared.regions),
         "steps": steps,
     }
+
+
+def _achieved(
+    request: Request,
+    found: Found,
+    label: np.ndarray,
+    noisy: np.ndarray,
+    regions: Sequence[Sequence[int]],
+    spacing: Sequence[float],
+) -> dict[str, Any]:
+    """For every measure what was asked (or None), what came out, and whether that is what was asked."""
+    result = {}
+    for name in MEASURES:
+        asked = getattr(request, name)
+        result[name] = {
+            "asked": asked,
+            "achieved": _number(measure(name, label, noisy, regions, spacing)),
+            "reached": None if asked is None else found.reached,
+        }
+    return result
+
+
+def region_metrics(
+    clean: np.ndarray, noisy: np.ndarray, spacing: Sequence[float], regions: Mapping[str, Sequence[int]]
+) -> dict[str, dict[str, float | None]]:
+    """Dice, HD95 in mm and relative volume change of every region; None where it is not defined."""
+    names = {"dice": "dice", "hd95_mm": "hd95", "volume_change": "volume_change"}
+    return {
+        region: {ours: _number(values[theirs]) for ours, theirs in names.items()}
+        for region, values in label_metrics(clean, noisy, spacing, dict(regions)).items()
+    }
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
 def _draw_severity(request: Request, noises: Sequence[Any], identifier: str) -> float:
@@ -303,14 +379,17 @@ def copy_test_cases(dataset: RawDataset, temporary: Path, held_out: Sequence[str
 
 
 def summary(content: dict[str, Any]) -> str:
-    """Table for people: per noise type the cases, the label Dice asked for and the Dice achieved."""
+    """Table for people: per noise type the cases, the label Dice and any other measure asked for and achieved."""
     entries = [entry for entry in content["cases"].values() if entry["noise"]]
-    asked = content["settings"]["label_dice"]
-    rows = [("noise", "cases", "label Dice asked", "achieved: mean (min - max)", "missed")]
-    for name in dict.fromkeys(entry["noise"] for entry in entries):
-        rows.append(_row(name, [entry for entry in entries if entry["noise"] == name], asked))
+    shown = [name for name in MEASURES if name == "label_dice" or content["settings"][name] is not None]
+    rows = [["noise", "cases"]]
+    for name in shown:
+        rows[0] += [f"{_TITLES[name]} asked", "achieved: mean (min - max)"]
+    rows[0].append("missed")
+    for kind in dict.fromkeys(entry["noise"] for entry in entries):
+        rows.append(_row(kind, [entry for entry in entries if entry["noise"] == kind], shown))
     if len(rows) != 2:
-        rows.append(_row("all", entries, asked))
+        rows.append(_row("all", entries, shown))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     clean = len(content["cases"]) - len(entries) - len(content["trusted_cases"])
@@ -318,20 +397,30 @@ def summary(content: dict[str, Any]) -> str:
         f"{len(content['cases'])} training cases: {len(entries)} corrupted, {len(content['trusted_cases'])} trusted, "
         f"{clean} clean but not trusted; {len(content['test_cases'])} held out as test cases."
     )
-    missed = sum(not entry["label_dice"]["reached"] for entry in entries)
+    missed = sum(_missed(entry) for entry in entries)
     if missed:
         lines.append(
-            f"{missed} corrupted labels could not be brought to the asked value (within 5 %); the closest was kept, "
-            f"see {manifests.FILE_NAME}."
+            f"{missed} corrupted labels could not be brought to the asked value (within {REACHED:.0%}); the closest "
+            f"was kept, see {manifests.FILE_NAME}."
         )
     return "\n".join(lines)
 
 
-def _row(name: str, entries: Sequence[dict[str, Any]], asked: float | None) -> tuple[str, ...]:
-    values = [entry["label_dice"]["achieved"] for entry in entries]
-    achieved = f"{np.mean(values):.3f} ({min(values):.3f} - {max(values):.3f})" if values else "-"
-    missed = sum(not entry["label_dice"]["reached"] for entry in entries)
-    return name, str(len(entries)), "-" if asked is None else f"{asked:.3f}", achieved, str(missed)
+_TITLES = {"label_dice": "label Dice", "surface_distance": "HD95 in mm", "label_change": "changed share"}
+
+
+def _missed(entry: Mapping[str, Any]) -> bool:
+    return any(entry[name]["reached"] is False for name in MEASURES)
+
+
+def _row(kind: str, entries: Sequence[dict[str, Any]], shown: Sequence[str]) -> list[str]:
+    cells = [kind, str(len(entries))]
+    for name in shown:
+        asked = next((entry[name]["asked"] for entry in entries), None)
+        values = [entry[name]["achieved"] for entry in entries if entry[name]["achieved"] is not None]
+        cells.append("-" if asked is None else f"{asked:.3f}")
+        cells.append(f"{np.mean(values):.3f} ({min(values):.3f} - {max(values):.3f})" if values else "-")
+    return [*cells, str(sum(_missed(entry) for entry in entries))]
 
 
 def _count_or_names(values: Sequence[str]) -> int | tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""How wrong a label is (Dice with the clean one), and the search for the severity that makes it as wrong as asked."""
+"""How wrong a label is, in three measures, and the search for the severity that makes it as wrong as asked."""
 
 from __future__ import annotations
 
@@ -42,6 +42,55 @@ def mean_label_dice(clean: np.ndarray, noisy: np.ndarray, regions: Sequence[Sequ
     if present:
         return float(np.mean(present))
     return float(np.array_equal(clean, noisy))
+
+
+def mean_label_change(clean: np.ndarray, noisy: np.ndarray, regions: Sequence[Sequence[int]]) -> float:
+    """Changed voxels over clean voxels, |A xor B| / |A|: mean over the regions present in the clean label, else 0."""
+    shares = []
+    for values in regions:
+        a, b = np.isin(clean, values), np.isin(noisy, values)
+        if a.any():
+            shares.append(np.count_nonzero(a ^ b) / np.count_nonzero(a))
+    return float(np.mean(shares)) if shares else 0.0
+
+
+def mean_surface_distance(
+    clean: np.ndarray, noisy: np.ndarray, regions: Sequence[Sequence[int]], spacing: Sequence[float]
+) -> float:
+    """HD95 in mm: mean over the regions present in the clean label; infinite if one of them is gone, 0 without any."""
+    from noise_tools.metrics import hd95
+
+    distances = []
+    for values in regions:
+        a, b = np.isin(clean, values), np.isin(noisy, values)
+        if a.any():
+            distances.append(hd95(a, b, spacing) if b.any() else np.inf)
+    return float(np.mean(distances)) if distances else 0.0
+
+
+MEASURES = ("label_dice", "surface_distance", "label_change")
+
+
+def measure(
+    name: str, clean: np.ndarray, noisy: np.ndarray, regions: Sequence[Sequence[int]], spacing: Sequence[float]
+) -> float:
+    """One of `MEASURES`: mean Dice, mean HD95 in mm, or mean changed share, over the regions of the clean label."""
+    if name == "surface_distance":
+        return mean_surface_distance(clean, noisy, regions, spacing)
+    return (mean_label_dice if name == "label_dice" else mean_label_change)(clean, noisy, regions)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What to search for: one of `MEASURES` and its value."""
+
+    measure: str
+    value: float
+
+    @property
+    def rising(self) -> bool:
+        """Whether the measure grows with severity."""
+        return self.measure != "label_dice"
 
 
 def find_severity(measure: Callable[[float], float], target: float, rising: bool = False) -> Found:

@@ -24,6 +24,7 @@ _CLASSES = {
     "slice_dropout": "SliceDropout",
     "slice_shift": "SliceShift",
     "voxel_flip": "VoxelFlip",
+    "mixture": "Mixture",
 }
 NAMES = tuple(_CLASSES)
 

@@ -8,28 +8,29 @@ import numpy as np
 
 from noise_tools.geometry import Box, smooth_field
 from noise_tools.noise.base import Noise, Parameter, Params
+from noise_tools.noise.omission import objects
 
 _TRIES = 32
 
 
 class Addition(Noise):
-    """Puts `count` blobs of `radius` mm into the background, each with a label that the case has.
+    """Puts `rate` blobs of `radius` mm per connected component into the background, each with a label of the case.
 
     Blobs are ellipsoids of random proportions with a wobbly surface. Their centres lie at least one radius from any
-    labelled voxel where there is room. A fractional count makes the last blob smaller.
+    labelled voxel where there is room. A fraction of a blob is a smaller blob.
     """
 
     name = "addition"
     summary = "blobs of false positives in the background"
     source = "false positive annotations; this project"
     parameters = (
-        Parameter("count", (0.0, 10.0), "blobs", "number of blobs", strength=True, bounds=(0, 1000)),
+        Parameter("rate", (0.0, 5.0), "blobs per component", "how many are added", strength=True, bounds=(0, 1000)),
         Parameter("radius", (0.5, 1.0), "mm", "range of blob radii", False, True, (), (0, np.inf)),
     )
 
     def sample(self, rng: np.random.Generator, label: np.ndarray, spacing: Sequence[float], severity: float) -> Params:
         return self._start(
-            count=self._strength("count", label, spacing, severity),
+            count=self._strength("rate", label, spacing, severity) * len(objects(label, self.labels)[1]),
             radius=[float(size) for size in self._range("radius", label, spacing)],
             seed=self._seed(rng),
         )

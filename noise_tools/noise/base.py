@@ -124,15 +124,13 @@ class Noise(ABC):
 
     def _range(self, name: str, label: np.ndarray, spacing: Sequence[float]) -> Range:
         parameter = next(p for p in self.parameters if p.name == name)
-        if name in self.settings:
-            low, high = self.settings[name]
-            pixel = min(spacing) if isinstance(self.settings[name], Pixels) else 1.0
-            return low * pixel, high * pixel
-        low, high = parameter.default
-        if not parameter.relative:
-            return low, high
-        radius = typical_radius(label, self.labels, spacing)
-        return low * radius, high * radius
+        low, high = value = self.settings.get(name, parameter.default)
+        scale = 1.0
+        if isinstance(value, Pixels):
+            scale = min(spacing)
+        elif parameter.relative and name not in self.settings:
+            scale = typical_radius(label, self.labels, spacing)
+        return low * scale, high * scale
 
     def _strength(self, name: str, label: np.ndarray, spacing: Sequence[float], severity: float) -> float:
         low, high = self._range(name, label, spacing)
