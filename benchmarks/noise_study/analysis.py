@@ -36,6 +36,7 @@ class ArmResult:
     class_dice: dict[str, Summary]
     seconds_per_step: float
     alpha_auroc: Summary | None
+    alpha_auroc_disagreeing: Summary | None
 
     @property
     def dice(self) -> Summary:
@@ -95,13 +96,16 @@ def _arm_result(arm: str, rows: list[Row]) -> ArmResult:
         for metric in METRICS
     }
     first = [run[0] for run in by_run.values()]
-    auroc = summarise([_number(row["alpha_auroc"]) for row in first])
+    auroc, doubted = (
+        summarise([_number(row.get(key, "")) for row in first]) for key in ("alpha_auroc", "alpha_auroc_disagreeing")
+    )
     return ArmResult(
         arm=arm,
         metrics=metrics,
         class_dice={name: summarise(values) for name, values in by_class.items()},
         seconds_per_step=summarise([_number(row["seconds_per_step"]) for row in first]).mean,
         alpha_auroc=auroc if auroc.runs else None,
+        alpha_auroc_disagreeing=doubted if doubted.runs else None,
     )
 
 

@@ -27,6 +27,7 @@ COLUMNS = (
     "seconds_per_step",
     "seconds_total",
     "alpha_auroc",
+    "alpha_auroc_disagreeing",
     "trainer",
     "config",
     "code",

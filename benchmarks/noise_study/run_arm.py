@@ -111,6 +111,20 @@ def write_case_scores(file: Path, scores: list[dict[str, Any]]) -> None:
         writer.writerows({key: result_store.format_value(value) for key, value in row.items()} for row in scores)
 
 
+def check_weights(trainer: Any, predictor: Any, clean_folder: Path) -> dict[str, float]:
+    """AUROC of the learned weights; a side result, so that a failure is logged and does not cost the run."""
+    import traceback
+
+    from weight_check import weight_auroc
+
+    try:
+        return weight_auroc(trainer, predictor, clean_folder)
+    except Exception:
+        print("The learned weights could not be checked:")
+        traceback.print_exc(file=sys.stdout)
+        return {}
+
+
 def execute(study: Study, run: Run, *, threads: int, device_name: str, keep: bool) -> list[dict[str, Any]]:
     """Train and score; returns the run's rows. Logs and per-case scores stay in ``work/runs/``."""
     start = time.perf_counter()
@@ -124,7 +138,7 @@ def execute(study: Study, run: Run, *, threads: int, device_name: str, keep: boo
     with (run_folder / "log.txt").open("w") as log, contextlib.redirect_stdout(log):
         import torch
         from prepare_cell import source_cases
-        from scoring import mean_scores, score_cases
+        from scoring import build_predictor, mean_scores, score_cases
         from training import TrainingPlan, build_trainer, describe_config, train
 
         device = torch.device(choose_device(device_name, threads))
@@ -142,7 +156,9 @@ def execute(study: Study, run: Run, *, threads: int, device_name: str, keep: boo
         seconds = train(trainer)
         cases = source_cases(study.dataset_of(cell).source)
         test = {case: cases[case] for case in record["test"]}
-        scores = score_cases(trainer, test, study.mirroring, run_folder / "predictions" if keep else None)
+        predictor = build_predictor(trainer, study.mirroring)
+        scores = score_cases(trainer, predictor, test, run_folder / "predictions" if keep else None)
+        found = check_weights(trainer, predictor, clean_folder) if arm.sees == "noisy" else {}
     write_case_scores(run_folder / "cases.csv", scores)
     common = {
         "cell": run.cell,
@@ -152,11 +168,11 @@ def execute(study: Study, run: Run, *, threads: int, device_name: str, keep: boo
         "steps": cell.steps,
         "seconds_per_step": seconds / cell.steps,
         "seconds_total": time.perf_counter() - start,
-        "alpha_auroc": getattr(trainer, "alpha_auroc", None),
         "trainer": type(trainer).__name__,
         "config": json.dumps(arm.config, sort_keys=True) if arm.config else "",
         "code": code_version(),
         "signature": signature(study, run, record["trusted_cases"]),
+        **found,
     }
     rows = [common | row for row in mean_scores(scores)]
     full = common | {"config": describe_config(trainer), "threads": threads, "scores": mean_scores(scores)}

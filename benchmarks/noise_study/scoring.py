@@ -50,14 +50,13 @@ def _drop_single_slice(array: np.ndarray, spacing: list[float]) -> tuple[np.ndar
 
 
 def score_cases(
-    trainer: nnUNetTrainer, cases: dict[str, dict[str, Any]], mirroring: bool, save_to: Path | None = None
+    trainer: nnUNetTrainer, predictor: Any, cases: dict[str, dict[str, Any]], save_to: Path | None = None
 ) -> list[CaseScore]:
     """One score per case and class. ``save_to``: folder for the predictions (as .npz), for figures.
 
     Args:
-        cases: images and clean label of every test case (prepare_cell.source_cases).
+        predictor: from ``build_predictor``. cases: images and clean label of each test case, from ``source_cases``.
     """
-    predictor = build_predictor(trainer, mirroring)
     reader = trainer.plans_manager.image_reader_writer_class()
     labels = json.loads(json.dumps(trainer.dataset_json["labels"]))
     scores = []

@@ -66,7 +66,7 @@ def cell_table(results: dict[str, ArmResult], verdict: Verdict) -> str:
     classes = list(dict.fromkeys(name for result in results.values() for name in result.class_dice))
     per_class = classes if len(classes) > 1 else []
     header = ["arm", "runs", "Dice", *[f"Dice {name}" for name in per_class]]
-    header += ["IoU", "HD95", "surface Dice", "ASSD", "R", "s/step", "AUROC of alpha"]
+    header += ["IoU", "HD95", "surface Dice", "ASSD", "R", "s/step", "AUROC of alpha", "where in doubt"]
     rows = []
     for name in order_arms(list(results)):
         result = results[name]
@@ -75,7 +75,8 @@ def cell_table(results: dict[str, ArmResult], verdict: Verdict) -> str:
         row += [with_sd(result.metrics["iou"]), with_sd(result.metrics["hd95"], 2)]
         row += [with_sd(result.metrics["surface_dice"]), with_sd(result.metrics["assd"], 2)]
         row += [number(verdict.recovery.get(name, float("nan")), 2), number(result.seconds_per_step, 2)]
-        row += [with_sd(result.alpha_auroc, 2) if result.alpha_auroc else "-"]
+        for auroc in (result.alpha_auroc, result.alpha_auroc_disagreeing):
+            row.append(with_sd(auroc, 2) if auroc else "-")
         rows.append(row)
     return markdown_table(header, rows)
 
