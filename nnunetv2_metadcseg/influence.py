@@ -116,6 +116,8 @@ def network_influence(
             name: value - epsilon * direction[name] if name in direction else value
             for name, value in network.named_parameters()
         }
-        output = functional_call(network, moved, (data,))
+        # Modules that are registered under two names (nnU-Net does so) share their parameters anyway; with tie_weights
+        # functional_call would put the moved ones into the network for good.
+        output = functional_call(network, moved, (data,), tie_weights=False)
         output = output if isinstance(output, Tensor) else output[0]
         return (voxel_loss(logits.detach().float()) - voxel_loss(output.float())) / epsilon
