@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch._functorch.config
 from torch import Tensor, nn
 
 from nnunetv2_metadcseg.collective import Collective
@@ -10,6 +11,15 @@ from nnunetv2_metadcseg.influence import network_influence
 from nnunetv2_metadcseg.losses import voxel_cross_entropy
 
 RADIUS_FP32, RADIUS_AUTOCAST = 1e-3, 1e-1
+
+
+def keep_compiled_graphs() -> None:
+    """Let backward passes through torch.compile keep their graph, which `NetworkGain.update` asks for.
+
+    A compiled backward pass that first ran without keeping its graph (as at the start of the training) refuses to
+    keep it later, unless this is called before it is compiled.
+    """
+    torch._functorch.config.donated_buffer = False
 
 
 class NetworkGain:

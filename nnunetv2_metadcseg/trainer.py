@@ -13,7 +13,7 @@ from nnunetv2_metadcseg.collective import Collective
 from nnunetv2_metadcseg.config import MetaDCSegConfig
 from nnunetv2_metadcseg.feature_tap import FeatureTap, unwrap
 from nnunetv2_metadcseg.losses import weighted_soft_dice
-from nnunetv2_metadcseg.network_gain import NetworkGain
+from nnunetv2_metadcseg.network_gain import NetworkGain, keep_compiled_graphs
 from nnunetv2_metadcseg.teacher import MeanTeacher
 from nnunetv2_metadcseg.trusted_trainer import TrustedBatchTrainer, first_output
 from nnunetv2_metadcseg.weighting import LabelWeighting
@@ -39,6 +39,8 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         self.teacher.module.decoder.deep_supervision = False
         self.tap = FeatureTap(network)
         self.collective = Collective()
+        if self.config.influence == "network":
+            keep_compiled_graphs()
         self.network_gain = NetworkGain(self.config.influence_momentum, self.collective)
         self.weighting: LabelWeighting | None = None  # needs the cases: see build_train_loader
         self._weighting_state: dict | None = None  # of a checkpoint, until the cases are numbered
