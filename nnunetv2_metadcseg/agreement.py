@@ -85,13 +85,15 @@ class CaseAgreement:
     def update(self, cases: Tensor, counts: Tensor, sizes: Tensor) -> None:
         """Fold in patches: cases (B,) int64, counts (B, D), sizes (B,). Patches without structure teach nothing.
 
-        A case that occurs twice in a batch keeps one of its patches.
+        Patches of the same case are added up. Counts are whole numbers, so their order makes no difference and all
+        DDP ranks get the same sums.
         """
-        first = self.sizes[cases] == 0
-        keep = torch.where(first, 0.0, self.momentum)
+        counts = torch.zeros_like(self.counts).index_add_(0, cases, counts)
+        sizes = torch.zeros_like(self.sizes).index_add_(0, cases, sizes)
+        keep = torch.where(self.sizes == 0, 0.0, self.momentum)
         keep = torch.where((sizes + counts.sum(1)) > 0, keep, 1.0)
-        self.counts[cases] = keep[:, None] * self.counts[cases] + (1 - keep)[:, None] * counts
-        self.sizes[cases] = keep * self.sizes[cases] + (1 - keep) * sizes
+        self.counts = keep[:, None] * self.counts + (1 - keep)[:, None] * counts
+        self.sizes = keep * self.sizes + (1 - keep) * sizes
 
     def rates(self) -> Tensor:
         """Disagreeing voxels per structure voxel, (num_cases, D); zero for cases not yet seen."""

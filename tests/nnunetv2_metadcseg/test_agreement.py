@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nnunetv2_metadcseg.agreement import (
+    EXTRA,
+    MISSING,
+    SWAPPED,
+    CaseAgreement,
+    direction_counts,
+    disagreement,
+    hard_labels,
+    structure_size,
+)
+
+
+def one_hot(labels, heads: int = 3) -> torch.Tensor:
+    """A row of class numbers -> (1, K, V, 1)."""
+    return torch.nn.functional.one_hot(torch.tensor(labels), heads).T.float()[None, ..., None]
+
+
+def soft(labels, heads: int = 3) -> torch.Tensor:
+    """Probabilities whose decision is `labels`."""
+    return torch.softmax(2 * one_hot(labels, heads), 1)
+
+
+def valid_like(labels) -> torch.Tensor:
+    return torch.ones(1, 1, len(labels), 1)
+
+
+class TestDisagreement:
+    label, teacher = [0, 1, 0, 1, 2, 2], [0, 1, 1, 0, 1, 2]
+
+    def test_directions(self):
+        differs, direction = disagreement(one_hot(self.label), soft(self.teacher), valid_like(self.label), False)
+        assert differs.flatten().tolist() == [False, False, True, True, True, False]
+        assert direction.flatten()[2:5].tolist() == [MISSING, EXTRA, SWAPPED]
+        assert direction_counts(differs, direction).tolist() == [[1, 1, 1]]
+
+    def test_ignored_voxels_never_disagree(self):
+        valid = valid_like(self.label)
+        valid[0, 0, 2:4] = 0
+        differs, direction = disagreement(one_hot(self.label), soft(self.teacher), valid, False)
+        assert differs.flatten().tolist() == [False, False, False, False, True, False]
+        assert direction_counts(differs, direction)[0].tolist() == [0, 0, 1]
+
+    def test_regions_are_decided_one_by_one(self):
+        label = torch.tensor([[[1.0, 1.0, 0.0], [0.0, 1.0, 0.0]]])[..., None]
+        teacher = torch.tensor([[[0.9, 0.2, 0.1], [0.6, 0.8, 0.4]]])[..., None]
+        valid = torch.ones(1, 1, 3, 1)
+        differs, direction = disagreement(label, teacher, valid, True)
+        assert differs[0, :, :, 0].tolist() == [[False, True, False], [True, False, False]]
+        assert direction[0, 0, 1, 0] == EXTRA
+        assert direction[0, 1, 0, 0] == MISSING
+        valid[0, 0, 1] = 0
+        assert disagreement(label, teacher, valid, True)[0].sum() == 1
+
+    def test_hard_labels(self):
+        probabilities = torch.tensor([[[0.2], [0.5], [0.3]]])
+        assert hard_labels(probabilities, False).flatten().tolist() == [0, 1, 0]
+        assert hard_labels(probabilities + 0.1, True).flatten().tolist() == [0, 1, 0]
+
+    def test_structure_size_is_the_mean_foreground_of_both(self):
+        valid = valid_like(self.label)
+        assert structure_size(one_hot(self.label), soft(self.teacher), valid, False).tolist() == [4]
+        valid[0, 0, 4:] = 0
+        assert structure_size(one_hot(self.label), soft(self.teacher), valid, False).tolist() == [2]
+
+
+def agreement(rates: list[list[float]], trusted: list[bool], **settings) -> CaseAgreement:
+    """Every case seen once with these disagreement rates and a structure of 100 voxels."""
+    result = CaseAgreement(len(rates), torch.tensor(trusted), **settings)
+    result.update(torch.arange(len(rates)), 100 * torch.tensor(rates), torch.full((len(rates),), 100.0))
+    return result
+
+
+class TestCases:
+    def test_rates_are_disagreeing_per_structure_voxel(self):
+        cases = CaseAgreement(3, torch.tensor([True, False, False]))
+        cases.update(torch.tensor([1]), torch.tensor([[10.0, 20.0, 0.0]]), torch.tensor([40.0]))
+        assert cases.rates().tolist() == [[0, 0, 0], [0.25, 0.5, 0], [0, 0, 0]]
+
+    def test_momentum_over_visits(self):
+        cases = CaseAgreement(1, torch.tensor([False]), momentum=0.75)
+        cases.update(torch.tensor([0]), torch.tensor([[8.0, 0.0, 0.0]]), torch.tensor([16.0]))
+        cases.update(torch.tensor([0]), torch.tensor([[0.0, 8.0, 0.0]]), torch.tensor([16.0]))
+        torch.testing.assert_close(cases.rates()[0], torch.tensor([0.375, 0.125, 0.0]))
+
+    def test_patches_without_structure_teach_nothing(self):
+        cases = agreement([[0.5, 0.25, 0]], [False])
+        before = cases.rates().clone()
+        cases.update(torch.tensor([0]), torch.zeros(1, 3), torch.zeros(1))
+        assert torch.equal(cases.rates(), before)
+        untouched = CaseAgreement(1, torch.tensor([False]))
+        untouched.update(torch.tensor([0]), torch.zeros(1, 3), torch.zeros(1))
+        untouched.update(torch.tensor([0]), torch.tensor([[1.0, 0, 0]]), torch.tensor([2.0]))
+        assert untouched.rates()[0, 0] == 0.5
+
+    def test_a_case_that_occurs_twice_in_a_batch_counts_both_patches(self):
+        cases = CaseAgreement(2, torch.tensor([False, False]))
+        cases.update(
+            torch.tensor([1, 0, 1]),
+            torch.tensor([[1.0, 0, 0], [2.0, 0, 0], [5.0, 3, 0]]),
+            torch.tensor([10.0, 4.0, 20.0]),
+        )
+        torch.testing.assert_close(cases.rates(), torch.tensor([[0.5, 0, 0], [0.2, 0.1, 0]]))
+
+    def test_order_of_the_patches_makes_no_difference(self):
+        patches = (torch.tensor([1, 0, 1, 1]), torch.randint(0, 9, (4, 3)).float(), torch.randint(9, 20, (4,)).float())
+        forward, backward = (CaseAgreement(2, torch.tensor([True, False])) for _ in range(2))
+        for _ in range(3):
+            forward.update(*patches)
+            backward.update(*(t.flip(0) for t in patches))
+        assert torch.equal(forward.rates(), backward.rates())
+
+    def test_belief_is_the_teachers_error_over_the_cases_disagreement(self):
+        # The teacher errs by 0.1 on trusted cases; the best given-label case differs as much.
+        cases = agreement([[0.05, 0.05, 0], [0.05, 0.05, 0], [0.5, 0.05, 0]], [True, False, False], best_share=0.0)
+        belief = cases.label_belief(torch.tensor([1, 2]))
+        torch.testing.assert_close(belief[:, :2], torch.tensor([[0.98, 0.98], [0.1, 0.98]]))
+
+    def test_the_best_given_cases_raise_the_teachers_error_within_bounds(self):
+        settings = {"best_share": 0.0, "max_optimism": 2.5}
+        doubled = agreement([[0.1, 0, 0], [0.2, 0, 0]], [True, False], **settings)
+        assert doubled.teacher_error()[0].item() == pytest.approx(0.2)
+        bounded = agreement([[0.1, 0, 0], [0.9, 0, 0]], [True, False], **settings)
+        assert bounded.teacher_error()[0].item() == pytest.approx(0.25)
+        lower = agreement([[0.1, 0, 0], [0.01, 0, 0]], [True, False], **settings)
+        assert lower.teacher_error()[0].item() == pytest.approx(0.1)
+
+    def test_labels_are_believed_until_a_trusted_case_was_seen(self):
+        cases = agreement([[0.5, 0.5, 0.5]], [False])
+        assert (cases.label_belief(torch.tensor([0])) == 0.98).all()
+
+    def test_belief_stays_inside_its_bounds(self):
+        cases = agreement([[0.0, 0, 0], [1.0, 1, 1]], [True, False])
+        belief = cases.label_belief(torch.tensor([0, 1]))
+        assert belief.min() >= 0.019
+        assert belief.max() <= 0.981
+
+    def test_only_trusted_cases_seen(self):
+        cases = CaseAgreement(2, torch.tensor([True, False]))
+        cases.update(torch.tensor([0]), torch.tensor([[1.0, 2, 0]]), torch.tensor([10.0]))
+        torch.testing.assert_close(cases.teacher_error(), torch.tensor([0.1, 0.2, 0.0]))
+
+    def test_state_round_trip(self):
+        cases = agreement([[0.1, 0.2, 0], [0.4, 0, 0.1]], [True, False])
+        other = CaseAgreement(2, torch.tensor([True, False]))
+        other.load_state_dict(cases.state_dict())
+        update = (torch.tensor([1]), torch.tensor([[3.0, 1, 0]]), torch.tensor([9.0]))
+        cases.update(*update)
+        other.update(*update)
+        assert torch.equal(cases.rates(), other.rates())
