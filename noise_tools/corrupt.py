@@ -15,7 +15,7 @@ import numpy as np
 from noise_tools import manifest as manifests
 from noise_tools.errors import NoiseToolsError
 from noise_tools.metrics import label_metrics
-from noise_tools.output import link_or_copy, output_folder, written_whole
+from noise_tools.output import link_or_copy, other_folder, output_folder, written_whole
 from noise_tools.parallel import run_cases
 from noise_tools.presets import find as find_preset
 from noise_tools.raw_dataset import (
@@ -114,6 +114,9 @@ def run(args: argparse.Namespace) -> int:
     content = corrupt(dataset, folder, request, args.processes)
     print(summary(content))
     print(f"{note}Wrote {folder}")
+    prepared = other_folder("nnUNet_preprocessed", folder.name)
+    if prepared is not None:
+        print(f"{prepared} was made from the old one: run nnUNetv2_plan_and_preprocess again.")
     return 0
 
 
@@ -251,7 +254,13 @@ def write_label(dataset: RawDataset, case: Case, clean: np.ndarray, noisy: np.nd
     if np.array_equal(clean, noisy):
         shutil.copyfile(case.label, target)
     else:
-        write_label_like(case.label, noisy, target, dataset.reader_writer)
+        try:
+            write_label_like(case.label, noisy, target, dataset.reader_writer)
+        except RuntimeError as error:  # what SimpleITK says of a full disk
+            reason = (str(error).strip().splitlines() or ["unknown reason"])[-1].strip()
+            raise NoiseToolsError(
+                f"Could not write {target.name} ({reason}); nothing was kept, mend this and run again."
+            ) from error
     beside = side_file(case.label, dataset.file_ending)
     if beside is not None:
         shutil.copyfile(beside, target.with_name(beside.name))

@@ -30,7 +30,20 @@ def output_folder(root: Path, dataset_id: int, short_name: str, overwrite: bool,
             raise NoiseToolsError(
                 f"{folder.name} exists already; choose another id with -o, or pass --overwrite to replace it."
             )
+    for variable in ("nnUNet_preprocessed", "nnUNet_results"):
+        taken = other_folder(variable, f"Dataset{dataset_id:03d}_*")
+        if taken is not None and taken.name != folder.name:
+            raise NoiseToolsError(
+                f"Id {dataset_id} belongs to {taken.name} in {variable}, nnU-Net takes one name per id; use another."
+            )
     return folder
+
+
+def other_folder(variable: str, pattern: str) -> Path | None:
+    """The first folder that matches `pattern` where an nnU-Net variable points, or None."""
+    root = os.environ.get(variable)
+    found = sorted(path for path in Path(root).glob(pattern) if path.is_dir()) if root else []
+    return found[0] if found else None
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from tqdm import tqdm
@@ -47,6 +48,10 @@ def _run_parallel(function: Callable, shared: Any, names: Sequence[str], process
             results[futures[future]] = future.result()
             bar.update()
         return results
+    except BrokenProcessPool as error:
+        raise NoiseToolsError(
+            "A process died, perhaps for want of memory; nothing was kept, run again with a smaller -np."
+        ) from error
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
 

@@ -85,12 +85,12 @@ def _markov(source: str, steps: int, theta1: float, theta2: float, theta3: float
 
 
 def _kernels(source: str, low: float, high: float) -> Preset:
-    # The source compares distances to voxel centres with k in [low, high]; the surface lies half a pixel nearer.
-    radius = f"{low - 0.5:g}px:{high - 0.5:g}px"
+    # The source compares distances between voxel centres with k in [low, high]; our surface lies a quarter nearer.
+    radius = f"{low - 0.25:g}px:{high - 0.25:g}px"
     return Preset(
         [_cases(_step("erosion", radius=radius)), _cases(_step("dilation", radius=radius))],
         source,
-        f"Even odds of erosion and dilation by k pixels from the voxel centre, here k - 0.5 from the surface. "
+        f"Even odds of erosion and dilation by k pixels between voxel centres, here k - 0.25 from the surface. "
         f"{_PIXELS}",
         {"case_fraction": 1.0},
     )

@@ -43,7 +43,7 @@ class Dilation(Noise):
             if box is None:
                 continue
             box = grow_box(box, label.shape, spacing, cls._margin(spacing, params))
-            distance = signed_distance(mask[box], spacing)
+            distance = signed_distance(mask[box], spacing, "outside")
             wins = (label[box] == 0) & (distance >= -radius) & (distance > nearest[box])
             noisy[box][wins] = value
             nearest[box][wins] = distance[wins]

@@ -49,4 +49,4 @@ def _erode(label: np.ndarray, noisy: np.ndarray, group: Sequence[int], spacing: 
         return
     box = grow_box(box, label.shape, spacing, 0.0)
     mask = mask[box]
-    noisy[box][mask & (signed_distance(mask, spacing) <= radius)] = 0
+    noisy[box][mask & (signed_distance(mask, spacing, "inside") <= radius)] = 0

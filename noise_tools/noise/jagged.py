@@ -56,7 +56,7 @@ class Jagged(Noise):
             mask = mask[box]
             bumps, bites = _balls(mask, spacing, params, rng)
             noisy[box][bites & mask] = 0
-            distance = signed_distance(mask, spacing)
+            distance = signed_distance(mask, spacing, "outside")
             wins = bumps & (label[box] == 0) & (distance > nearest[box])
             noisy[box][wins] = value
             nearest[box][wins] = distance[wins]

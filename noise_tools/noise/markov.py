@@ -14,9 +14,10 @@ class Markov(Noise):
 
     In an outward step every background voxel with a face on a structure joins it with probability `theta2`; in an
     inward step every structure voxel with a face on background leaves. Across a face of a voxel longer than the pixel
-    (the finest edge) the probability is smaller in proportion, so the border creeps at one speed in mm in all
-    directions. Then each voxel near the structure flips with probability `theta3`, and a Gaussian of `smoothing` mm
-    with majority vote rounds the result.
+    (the finest edge) the probability is smaller in proportion, so that the border creeps at a similar speed in mm
+    along all axes (up to about twice as fast along the longest edge, because a rough front also advances sideways).
+    Then each voxel near the structure flips with probability `theta3`, and a Gaussian of `smoothing` mm with majority
+    vote rounds the result.
 
     Joining voxels take the label of the structure they touch (the first declared one if there are several); borders
     between two labels do not move by themselves.

@@ -1,0 +1,399 @@
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from noise_tools import cli, corrupt
+from noise_tools import manifest as manifests
+from noise_tools.raw_dataset import open_dataset
+from noise_tools.recipe import parse_components
+from tests.noise_tools.label_files import two_balls, write, write_dataset
+
+USUAL = "--noise erosion dilation affine --case-fraction 0.6 --label-dice 0.7 --trusted 2 --seed 0".split()
+
+
+def run(*words: object) -> int:
+    return cli.main(["corrupt", *(str(word) for word in words)])
+
+
+def read(path: Path) -> np.ndarray:
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+
+
+def content_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float:
+    scores = [2 * ((a == v) & (b == v)).sum() / ((a == v).sum() + (b == v).sum()) for v in (1, 2)]
+    return float(np.mean(scores))
+
+
+# --- what is written --------------------------------------------------------------------------------------------------
+
+
+def test_writes_a_data_set_nnunet_can_use(raw, capsys):
+    assert run("-d", 3, "-o", 503, *USUAL) == 0
+    folder = raw / "Dataset503_BallsNoisy"
+    assert sorted(path.name for path in folder.iterdir()) == ["dataset.json", "labelsTr", "noise_manifest.json"]
+    from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+
+    content = json.loads((folder / "dataset.json").read_text())
+    found = get_filenames_of_train_images_and_targets(str(folder))
+    assert len(found) == content["numTraining"] == 10
+    for name, files in found.items():
+        assert Path(files["label"]) == folder / "labelsTr" / f"{name}.nii.gz" and Path(files["label"]).is_file()
+        assert files["images"] == [str(raw / "Dataset003_Balls" / "imagesTr" / f"{name}_0000.nii.gz")]
+    assert content["name"] == "BallsNoisy" and content["labels"] == {"background": 0, "head": 1, "tail": 2}
+    out = capsys.readouterr().out
+    assert "10 training cases: 5 corrupted, 2 trusted, 3 clean but not trusted" in out
+    assert "0.700" in out and "label Dice asked" in out
+
+
+def test_paths_in_dataset_json_are_relative_inside_nnunet_raw_and_absolute_outside(raw, tmp_path, monkeypatch):
+    run("-d", 3, "-o", 503, *USUAL)
+    first = json.loads((raw / "Dataset503_BallsNoisy" / "dataset.json").read_text())["dataset"]["case_00"]
+    assert first == {"images": ["../Dataset003_Balls/imagesTr/case_00_0000.nii.gz"], "label": "labelsTr/case_00.nii.gz"}
+    # A data set of referenced images is a source like any other.
+    assert run("-d", 503, "-o", 504, "--name", "Twice", *USUAL) == 0
+    again = json.loads((raw / "Dataset504_Twice" / "dataset.json").read_text())["dataset"]["case_00"]
+    assert again["images"] == first["images"]
+    elsewhere = tmp_path / "elsewhere.nii.gz"
+    shutil.copy(raw / "Dataset003_Balls" / "imagesTr" / "case_00_0000.nii.gz", elsewhere)
+    path = raw / "Dataset503_BallsNoisy" / "dataset.json"
+    content = json.loads(path.read_text())
+    content["dataset"]["case_00"]["images"] = ["$SOMEWHERE/elsewhere.nii.gz"]
+    path.write_text(json.dumps(content))
+    monkeypatch.setenv("SOMEWHERE", str(tmp_path))
+    assert run("-d", 503, "-o", 505, "--name", "Thrice", *USUAL) == 0
+    outside = json.loads((raw / "Dataset505_Thrice" / "dataset.json").read_text())["dataset"]["case_00"]
+    assert outside["images"] == [str(elsewhere)]
+
+
+def test_labels_are_as_wrong_as_asked_and_the_rest_keeps_its_bytes(raw):
+    run("-d", 3, "-o", 503, *USUAL)
+    manifest = manifests.read(raw / "Dataset503_BallsNoisy" / "noise_manifest.json")
+    trusted = json.loads((raw / "Dataset503_BallsNoisy" / "dataset.json").read_text())["trusted_cases"]
+    assert trusted == manifest["trusted_cases"] and len(trusted) == 2
+    kinds = []
+    for name, entry in manifest["cases"].items():
+        clean = raw / "Dataset003_Balls" / "labelsTr" / f"{name}.nii.gz"
+        noisy = raw / "Dataset503_BallsNoisy" / "labelsTr" / f"{name}.nii.gz"
+        if entry["noise"] is None:
+            assert clean.read_bytes() == noisy.read_bytes()
+            continue
+        kinds.append(entry["noise"])
+        assert name not in trusted
+        assert dice(read(clean), read(noisy)) == pytest.approx(entry["label_dice"]["achieved"])
+        assert entry["label_dice"]["achieved"] == pytest.approx(0.7, abs=0.035)
+        assert entry["label_dice"]["reached"] is True
+        assert set(entry["regions"]) == {"head", "tail"}
+        assert entry["regions"]["head"]["hd95_mm"] > 0
+    assert sorted(kinds) == ["affine", "affine", "dilation", "erosion", "erosion"] or len(set(kinds)) == 3
+
+
+def test_same_seed_same_bytes_whatever_the_number_of_processes(raw):
+    for processes in (1, 2):
+        run("-d", 3, "-o", 503, "--overwrite", "-np", processes, *USUAL)
+        written = content_of(raw / "Dataset503_BallsNoisy")
+        if processes == 1:
+            first = written
+    assert written == first
+    run("-d", 3, "-o", 503, "--overwrite", *USUAL[:-1], 1)
+    assert content_of(raw / "Dataset503_BallsNoisy") != first
+
+
+def test_a_larger_fraction_corrupts_the_same_cases_and_more(raw):
+    dataset = open_dataset(3)
+    components = parse_components(["erosion", "dilation", "affine"])
+    plans = [
+        corrupt.make_plan(dataset, corrupt.Request(components, fraction, seed=4, trusted=2))
+        for fraction in (0.25, 0.5, 1.0)
+    ]
+    assert [len(plan.noisy) for plan in plans] == [2, 4, 8]
+    for small, large in zip(plans, plans[1:], strict=False):
+        assert small.noisy.items() <= large.noisy.items() and small.trusted == large.trusted
+
+
+def test_trusted_cases_can_be_named(raw):
+    run("-d", 3, "-o", 503, "--noise", "erosion", "--label-dice", 0.7, "--trusted-cases", "case_03", "case_01")
+    manifest = manifests.read(raw / "Dataset503_BallsNoisy" / "noise_manifest.json")
+    assert manifest["trusted_cases"] == ["case_01", "case_03"]
+    assert [name for name, entry in manifest["cases"].items() if entry["noise"] is None] == ["case_01", "case_03"]
+
+
+@pytest.mark.parametrize("asked", [["3"], ["case_02", "case_04", "case_09"]])
+def test_held_out_test_cases(raw, asked):
+    run("-d", 3, "-o", 503, "--test-cases", *asked, *USUAL)
+    folder = raw / "Dataset503_BallsNoisy"
+    content = json.loads((folder / "dataset.json").read_text())
+    test = manifests.read(folder / "noise_manifest.json")["test_cases"]
+    assert len(test) == 3 and content["numTraining"] == 7 and not set(test) & set(content["dataset"])
+    if len(asked) == 3:
+        assert test == asked
+    for name in test:
+        for part, file in (("labels", f"{name}.nii.gz"), ("images", f"{name}_0000.nii.gz")):
+            source = raw / "Dataset003_Balls" / f"{part}Tr" / file
+            assert (folder / f"{part}Ts" / file).read_bytes() == source.read_bytes()
+        assert not (folder / "labelsTr" / f"{name}.nii.gz").exists()
+
+
+def test_test_cases_of_the_source_come_along(raw):
+    source = raw / "Dataset003_Balls"
+    write(source / "imagesTs" / "test_0000.nii.gz", two_balls())
+    write(source / "labelsTs" / "test.nii.gz", two_balls())
+    run("-d", 3, "-o", 503, *USUAL)
+    for name in ("imagesTs/test_0000.nii.gz", "labelsTs/test.nii.gz"):
+        assert (raw / "Dataset503_BallsNoisy" / name).read_bytes() == (source / name).read_bytes()
+
+
+@pytest.mark.parametrize("target", [["--surface-distance", 2.5], ["--label-change", 0.4]])
+def test_other_targets(raw, target, capsys):
+    run("-d", 3, "-o", 503, "--noise", "dilation", "--trusted", 2, *target)
+    manifest = manifests.read(raw / "Dataset503_BallsNoisy" / "noise_manifest.json")
+    measure = target[0][2:].replace("-", "_")
+    values = [entry[measure] for entry in manifest["cases"].values() if entry["noise"]]
+    assert len(values) == 8 and all(value["asked"] == target[1] for value in values)
+    assert np.mean([value["achieved"] for value in values]) == pytest.approx(target[1], rel=0.2)
+    assert f"{target[1]:.3f}" in capsys.readouterr().out
+
+
+def test_an_unreachable_target_is_reported_not_hidden(raw, capsys):
+    run(
+        "-d", 3, "-o", 503, "--noise", "dilation", "--param", "dilation.radius=0:1", "--label-dice", 0.2, "--trusted", 2
+    )
+    manifest = manifests.read(raw / "Dataset503_BallsNoisy" / "noise_manifest.json")
+    noisy = [entry for entry in manifest["cases"].values() if entry["noise"]]
+    assert all(entry["label_dice"]["reached"] is False and entry["severity"] == 1.0 for entry in noisy)
+    assert "8 corrupted labels could not be brought to the asked value" in capsys.readouterr().out
+
+
+def test_ranges_of_the_user_without_target(raw):
+    run("-d", 3, "-o", 503, "--noise", "erosion", "--param", "erosion.radius=0.5:1.5", "--trusted", 2)
+    manifest = manifests.read(raw / "Dataset503_BallsNoisy" / "noise_manifest.json")
+    radii = [entry["steps"][0]["params"]["radius"] for entry in manifest["cases"].values() if entry["noise"]]
+    assert all(0.5 <= radius <= 1.5 for radius in radii) and len(set(radii)) == 8
+
+
+def test_composition_and_recipe(raw, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("label_dice: 0.8\ncomponents:\n  - steps: [elastic, {type: omission, settings: {rate: 0}}]\n")
+    assert run("-d", 3, "-o", 503, "--recipe", recipe, "--trusted", 2) == 0
+    manifest = manifests.read(raw / "Dataset503_BallsNoisy" / "noise_manifest.json")
+    noisy = [entry for entry in manifest["cases"].values() if entry["noise"]]
+    assert {entry["noise"] for entry in noisy} == {"elastic+omission"}
+    assert [step["type"] for step in noisy[0]["steps"]] == ["elastic", "omission"]
+    assert manifest["settings"]["label_dice"] == 0.8
+    run("-d", 3, "-o", 503, "--recipe", recipe, "--trusted", 2, "--label-dice", 0.6, "--overwrite")
+    assert manifests.read(raw / "Dataset503_BallsNoisy" / "noise_manifest.json")["settings"]["label_dice"] == 0.6
+
+
+def test_preset_prints_its_source(raw, capsys):
+    assert run("-d", 3, "-o", 503, "--preset", "l2b-20", "--trusted", 2) == 0
+    out = capsys.readouterr().out
+    assert "Source: L2B" in out and "How it maps:" in out
+    assert manifests.read(raw / "Dataset503_BallsNoisy" / "noise_manifest.json")["settings"]["label_dice"] == 0.8
+
+
+def test_regions_and_ignore_label(raw):
+    label = two_balls((14, 30, 24), radius=6)
+    label[0:3] = np.where(label[0:3] > 0, label[0:3], 3)
+    declared = {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}
+    write_dataset(raw / "Dataset006_Regions", {name: label for name in "abcd"}, declared=declared)
+    assert run("-d", 6, "-o", 506, "--noise", "dilation", "--label-dice", 0.7, "--trusted", 1) == 0
+    manifest = manifests.read(raw / "Dataset506_RegionsNoisy" / "noise_manifest.json")
+    for name, entry in manifest["cases"].items():
+        noisy = read(raw / "Dataset506_RegionsNoisy" / "labelsTr" / f"{name}.nii.gz")
+        assert np.array_equal(noisy == 3, label == 3)
+        if entry["noise"]:
+            assert set(entry["regions"]) == {"whole", "core"}
+            scores = [
+                2 * (np.isin(label, v) & np.isin(noisy, v)).sum() / (np.isin(label, v).sum() + np.isin(noisy, v).sum())
+                for v in ((1, 2), (2,))
+            ]
+            assert entry["label_dice"]["achieved"] == pytest.approx(np.mean(scores))
+
+
+def test_allow_empty(raw):
+    labels = {name: two_balls() for name in "abc"} | {"empty": two_balls() * 0}
+    write_dataset(raw / "Dataset007_Some", labels)
+    words = ["-d", 7, "-o", 507, "--noise", "erosion", "--trusted-cases", "a"]
+    assert run(*words, "--label-dice", 0.6, "--allow-empty") == 0
+    manifest = manifests.read(raw / "Dataset507_SomeNoisy" / "noise_manifest.json")
+    assert manifest["cases"]["empty"]["noise"] is None and "no foreground" in manifest["cases"]["empty"]["note"]
+    assert run(*words, "--severity", 1, "--allow-empty", "--overwrite") == 0
+    assert not read(raw / "Dataset507_SomeNoisy" / "labelsTr" / "b.nii.gz").any()
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("--trusted 0", "--trusted is 0, but training needs a case known to be clean; give 1 or more."),
+        ("--trusted 10", "All 10 training cases are to be trusted, which leaves none to corrupt; lower --trusted."),
+        ("--trusted 11", "--trusted is 11, but Dataset003_Balls has 10 cases to choose from; give fewer."),
+        ("--trusted -1", "--trusted is -1, but Dataset003_Balls has 10 cases to choose from"),
+        (
+            "--trusted-cases nobody",
+            "--trusted names nobody, which Dataset003_Balls does not have; its cases are like case_",
+        ),
+        ("--trusted-cases case_01 --test-cases case_01", "--trusted names case_01, a test case;"),
+        ("--test-cases 10", "--test-cases is 10, but Dataset003_Balls has 10 cases to choose from; give fewer."),
+        ("--test-cases nobody", "--test-cases names nobody, which Dataset003_Balls does not have"),
+        ("--case-fraction 1.2", "--case-fraction is 1.2; give a fraction in [0, 1]."),
+        ("--case-fraction -0.1", "--case-fraction is -0.1; give a fraction in [0, 1]."),
+        ("--case-fraction nan", "--case-fraction is nan; give a fraction in [0, 1]."),
+        ("--label-dice 60", "--label-dice is 60; give a fraction in [0, 1]."),
+        ("--surface-distance -2", "--surface-distance is -2; give a number above 0."),
+        ("--label-dice 0.5 --severity 0.5", "--label-dice and --severity exclude each other; give one target."),
+        ("--severity 0.5:0.2", "--severity is 0.5:0.2; expected LOW <= HIGH within [0, 1]."),
+        ("--seed -1", "--seed is -1; give a whole number from 0."),
+        ("-np 0", "-np is 0; give at least 1 process."),
+        ("--noise erosoin", "Unknown noise type 'erosoin'; choose from erosion, dilation, affine"),
+        ("--param dilation.radius=2", "--param names 'dilation', which is not among the noise asked for (erosion)."),
+        ("-d 77", "No data set with id 77 in "),
+        ("-d Dataset077_No", "No data set Dataset077_No in "),
+        ("-d balls", "Data set 'balls' is neither an id nor a name; give e.g. 4 or Dataset004_Hippocampus."),
+        ("-o 3", "-o 3 is the source Dataset003_Balls itself; choose another id (never in place)."),
+        ("-o 1000", "-o is 1000; nnU-Net data set ids go from 1 to 999."),
+        ("--name a/b", "--name is 'a/b'; use letters, digits, '_' and '-' only."),
+        (
+            "--severity 1",
+            "erosion at severity 1 removes the whole foreground; ask for less noise, or pass --allow-empty",
+        ),
+    ],
+)
+def test_bad_input_is_one_sentence_and_leaves_nothing(raw, capsys, words, says):
+    before = sorted(path.name for path in raw.iterdir())
+    assert run("-d", 3, "-o", 503, "--noise", "erosion", "--trusted", 2, *words.split()) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and says in error
+    assert sorted(path.name for path in raw.iterdir()) == before
+
+
+def test_missing_argument_is_named(raw, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run("-o", 503, "--noise", "erosion")
+    assert stop.value.code == 2 and "-d" in capsys.readouterr().err
+
+
+def test_nnunet_raw_not_set(monkeypatch, capsys):
+    monkeypatch.delenv("nnUNet_raw", raising=False)
+    assert run("-d", 3, "-o", 503, "--noise", "erosion") == 2
+    assert "nnUNet_raw is not set" in capsys.readouterr().err
+
+
+def spoil(raw: Path, name: str, change) -> None:
+    path = raw / "Dataset003_Balls" / "labelsTr" / f"{name}.nii.gz"
+    write(path, change(read(path)))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            lambda label: label + 5 * (label == 2),
+            "case_04.nii.gz has label values [7], but dataset.json declares [0, 1, 2]",
+        ),
+        (lambda label: label[:-2], "Case case_04: the label has shape (12, 30, 24) but the image (14, 30, 24)"),
+        (lambda label: label * 0, "Case case_04: case_04.nii.gz has no foreground to corrupt; pass --allow-empty"),
+        (lambda label: label * np.float32(0.5), "holds values that are no whole numbers; expected a label map."),
+    ],
+)
+@pytest.mark.parametrize("processes", [1, 2])
+def test_bad_labels(raw, capsys, change, says, processes):
+    spoil(raw, "case_04", change)
+    before = content_of(raw)
+    assert run("-d", 3, "-o", 503, "--noise", "erosion", "--trusted", 2, "--seed", 1, "-np", processes) == 2
+    assert says in capsys.readouterr().err
+    assert content_of(raw) == before
+
+
+def test_truncated_label_file(raw, capsys):
+    path = raw / "Dataset003_Balls" / "labelsTr" / "case_04.nii.gz"
+    path.write_bytes(path.read_bytes()[:100])
+    assert run("-d", 3, "-o", 503, "--noise", "erosion", "--trusted", 2) == 2
+    assert "check that it is a whole image file" in capsys.readouterr().err
+
+
+def test_swap_on_one_label_is_refused_before_any_work(raw, capsys):
+    write_dataset(
+        raw / "Dataset008_One", {n: (two_balls() > 0) * np.uint8(1) for n in "abc"}, declared={"background": 0, "a": 1}
+    )
+    assert run("-d", 8, "-o", 508, "--noise", "swap", "--trusted", 1) == 2
+    assert "needs two foreground labels or more, but there is 1" in capsys.readouterr().err
+
+
+def test_existing_data_set_stays_without_overwrite(raw, capsys):
+    run("-d", 3, "-o", 503, *USUAL)
+    before = content_of(raw)
+    assert run("-d", 3, "-o", 503, "--noise", "erosion", "--trusted", 2) == 2
+    assert (
+        "Dataset503_BallsNoisy exists already; choose another id with -o, or pass --overwrite"
+        in capsys.readouterr().err
+    )
+    assert run("-d", 3, "-o", 503, "--name", "Other", "--overwrite", "--noise", "erosion", "--trusted", 2) == 2
+    assert "Id 503 belongs to Dataset503_BallsNoisy already" in capsys.readouterr().err
+    assert content_of(raw) == before
+
+
+def test_id_with_another_name_among_the_preprocessed(raw, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "pre"))
+    (tmp_path / "pre" / "Dataset503_Old").mkdir(parents=True)
+    assert run("-d", 3, "-o", 503, *USUAL) == 2
+    assert "Id 503 belongs to Dataset503_Old in nnUNet_preprocessed" in capsys.readouterr().err
+    (tmp_path / "pre" / "Dataset503_Old").rename(tmp_path / "pre" / "Dataset503_BallsNoisy")
+    assert run("-d", 3, "-o", 503, *USUAL) == 0
+    assert "run nnUNetv2_plan_and_preprocess again" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("existing", [False, True])
+@pytest.mark.parametrize(
+    ("failure", "status", "says"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            2,
+            "Could not write Dataset503_BallsNoisy (No space left on device)",
+        ),
+        (RuntimeError("sitk::ERROR: cannot write"), 2, "(sitk::ERROR: cannot write); nothing was kept"),
+        (KeyboardInterrupt(), 130, "interrupted; nothing was kept"),
+    ],
+)
+def test_a_failure_half_way_leaves_everything_as_it_was(raw, capsys, monkeypatch, failure, status, says, existing):
+    if existing:
+        run("-d", 3, "-o", 503, "--noise", "elastic", "--label-dice", 0.8, "--trusted", 3)
+    before = content_of(raw)
+    calls = []
+
+    def fail_late(*args) -> None:
+        calls.append(args)
+        if len(calls) == 3:
+            raise failure
+
+    monkeypatch.setattr(
+        corrupt, "write_label_like", lambda *args, write=corrupt.write_label_like: write(*args) or fail_late()
+    )
+    assert run("-d", 3, "-o", 503, "--overwrite", *USUAL) == status
+    assert says in capsys.readouterr().err
+    assert len(calls) == 3 and content_of(raw) == before
+    assert not list(raw.glob(".noise_tools*"))
+
+
+def test_overwrite_replaces_all(raw):
+    run("-d", 3, "-o", 503, "--test-cases", 2, *USUAL)
+    assert run("-d", 3, "-o", 503, "--overwrite", *USUAL) == 0
+    assert sorted(path.name for path in (raw / "Dataset503_BallsNoisy").iterdir()) == [
+        "dataset.json",
+        "labelsTr",
+        "noise_manifest.json",
+    ]
+    assert not list(raw.glob(".noise_tools*"))

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.ndimage import distance_transform_edt
+
+from noise_tools import geometry
+from tests.noise_tools.noise.shapes import SPACING, ball
+
+
+def test_bounding_box():
+    mask = np.zeros((5, 6, 7), dtype=bool)
+    assert geometry.bounding_box(mask) is None
+    mask[1, 2:4, 6] = True
+    assert geometry.bounding_box(mask) == (slice(1, 2), slice(2, 4), slice(6, 7))
+
+
+def test_grow_box_is_in_mm_and_stays_in_the_image():
+    box = (slice(5, 6), slice(5, 6))
+    assert geometry.grow_box(box, (20, 8), (2.0, 0.5), 2.0) == (slice(3, 8), slice(0, 8))
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), SPACING, (5.0, 1.0, 1.0), (0.7, 0.7)])
+def test_signed_distance_of_a_ball(spacing):
+    axes = [(np.arange(round(60 / step)) + 0.5) * step - 30 for step in spacing]
+    truth = 16 - np.sqrt(sum(axis**2 for axis in np.meshgrid(*axes, indexing="ij")))
+    distance = geometry.signed_distance(truth >= 0, spacing)
+    error = (distance - truth)[np.abs(truth) < 10]
+    assert abs(error.mean()) < 0.1 * max(spacing)
+    assert np.percentile(np.abs(error), 95) < 0.5 * max(spacing)
+    assert np.array_equal(distance > 0, truth >= 0)
+
+
+def test_signed_distance_agrees_with_scipy_but_for_a_quarter_voxel():
+    mask = ball(9, (1.0, 1.0, 1.0)) > 0
+    naive = np.where(mask, distance_transform_edt(mask) - 0.25, 0.25 - distance_transform_edt(~mask))
+    assert np.abs(geometry.signed_distance(mask, (1.0, 1.0, 1.0)) - naive).max() < 0.75
+
+
+@pytest.mark.parametrize("side", ["inside", "outside"])
+def test_one_side_alone_is_the_same_there(side):
+    mask = ball(12) > 0
+    both, one = geometry.signed_distance(mask, SPACING), geometry.signed_distance(mask, SPACING, side)
+    here = mask if side == "inside" else ~mask
+    assert np.abs(both - one)[here].max() < 0.5
+    assert np.array_equal(one > 0, mask)
+
+
+def test_signed_distance_of_nothing_and_of_everything():
+    assert (geometry.signed_distance(np.zeros((3, 3), dtype=bool), (1, 1)) == -np.inf).all()
+    assert (geometry.signed_distance(np.ones((3, 3), dtype=bool), (1, 1)) == np.inf).all()
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), SPACING, (0.5, 0.5)])
+def test_typical_radius_of_a_ball_and_of_many(spacing):
+    one = ball(12, spacing, size=30.0)
+    assert geometry.typical_radius(one, (1,), spacing) == pytest.approx(12, rel=0.1)
+    many = np.concatenate([one, one, one])
+    assert geometry.typical_radius(many, (1,), spacing) == pytest.approx(12, rel=0.1)
+    assert geometry.typical_radius(one, (2,), spacing) == 0.0
+
+
+def test_smooth_field_has_unit_scale_and_the_length_asked_for():
+    field = geometry.smooth_field(np.random.default_rng(0), (60, 60, 60), (1.0, 1.0, 2.0), 8.0)
+    assert abs(field.mean()) < 0.3 and 0.5 < field.std() < 1.2
+    near = np.corrcoef(field[:-2].ravel(), field[2:].ravel())[0, 1]
+    far = np.corrcoef(field[:-24].ravel(), field[24:].ravel())[0, 1]
+    assert near > 0.8 and abs(far) < 0.3
+    along_long_voxels = np.corrcoef(field[..., :-4].ravel(), field[..., 4:].ravel())[0, 1]
+    across = np.corrcoef(field[:-8].ravel(), field[8:].ravel())[0, 1]
+    assert along_long_voxels == pytest.approx(across, abs=0.2)
+
+
+def test_nearest_claim():
+    label = np.zeros((1, 10), dtype=np.uint8)
+    label[0, 0], label[0, 9] = 1, 2
+    claims = {1: np.ones((1, 10), dtype=bool), 2: np.ones((1, 10), dtype=bool)}
+    assert geometry.nearest_claim(claims, label, (1.0, 1.0)).tolist() == [[1] * 5 + [2] * 5]
+
+
+def test_slice_axis_is_the_coarsest():
+    assert geometry.slice_axis((1.0, 3.0, 1.0)) == 1 and geometry.slice_axis((1.0, 1.0, 1.0)) == 0
