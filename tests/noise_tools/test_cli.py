@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from noise_tools import cli
+
+HEAVY = ("numpy", "scipy", "SimpleITK", "torch", "nnunetv2", "skimage", "matplotlib", "yaml", "tqdm")
+
+
+@pytest.mark.parametrize("words", [[], ["corrupt"], ["phantom"], ["list"], ["replay"], ["report"], ["preview"]])
+def test_help_imports_nothing_heavy(words):
+    code = (
+        "import sys\nfrom noise_tools import cli\n"
+        f"try: cli.main({words!r} + ['--help'])\nexcept SystemExit as stop: assert stop.code == 0\n"
+        f"print('LOADED', [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("LOADED []")
+    assert "usage: noise_tools" in done.stdout
+
+
+def test_help_names_all_commands(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    out = capsys.readouterr().out
+    assert all(name in out for name in ("corrupt", "phantom", "list", "replay", "report", "preview"))
+
+
+@pytest.mark.parametrize("words", [["corrupt", "--noise", "erosion"], ["shake"], []])
+def test_usage_errors_exit_with_two(words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(words)
+    assert stop.value.code == 2
+
+
+def test_noise_recipe_and_preset_exclude_each_other(capsys):
+    with pytest.raises(SystemExit):
+        cli.main("corrupt -d 3 -o 4 --noise erosion --preset l2b-20".split())
+    assert "not allowed with" in capsys.readouterr().err
+
+
+def test_list_runs(capsys):
+    assert cli.main(["list", "erosion"]) == 0
+    assert "erosion: shrinks structures" in capsys.readouterr().out
+    assert cli.main(["list", "nothing"]) == 2
+    assert capsys.readouterr().err.startswith("error: Unknown noise type or preset 'nothing'")

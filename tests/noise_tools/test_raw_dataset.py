@@ -1,0 +1,249 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from noise_tools import cli, raw_dataset
+from noise_tools.errors import NoiseToolsError
+from noise_tools.raw_dataset import open_dataset, read_label, write_label_like
+from tests.noise_tools.label_files import two_balls, write, write_dataset
+
+ANGLE = np.deg2rad(20)
+DIRECTION = (np.cos(ANGLE), -np.sin(ANGLE), 0.0, np.sin(ANGLE), np.cos(ANGLE), 0.0, 0.0, 0.0, 1.0)
+
+
+# --- finding and listing ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [3, "3", "003", "Dataset003_Balls"])
+def test_id_or_name(raw, name):
+    dataset = open_dataset(name)
+    assert dataset.name == "Dataset003_Balls" and dataset.short_name == "Balls" and len(dataset.cases) == 10
+
+
+def test_cases_are_those_of_nnunet(raw):
+    from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+
+    folder = raw / "Dataset004_Channels"
+    write_dataset(folder, {"a": two_balls(), "a_b": two_balls(), "a_0001": two_balls()})
+    write(folder / "imagesTr" / "a_0001.nii.gz", two_balls())  # second channel of 'a'
+    (folder / "imagesTr" / "notes.txt").write_text("no image")
+    ours = {
+        name: {"images": [str(p) for p in case.images], "label": str(case.label)}
+        for name, case in open_dataset(4).cases.items()
+    }
+    assert ours == {str(k): v for k, v in get_filenames_of_train_images_and_targets(str(folder)).items()}
+    assert len(ours["a"]["images"]) == 2
+
+
+def test_two_data_sets_of_one_id(raw):
+    write_dataset(raw / "Dataset003_Again", {"a": two_balls()})
+    with pytest.raises(NoiseToolsError, match="Id 3 has 2 data sets .*Dataset003_Again, Dataset003_Balls.*; keep one"):
+        open_dataset(3)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda f: (f / "dataset.json").unlink(), "has no dataset.json"),
+        (lambda f: (f / "dataset.json").write_text("{"), "is not valid JSON"),
+        (lambda f: (f / "dataset.json").write_text('{"labels": {}}'), "has no key 'file_ending'"),
+        (
+            lambda f: (f / "labelsTr" / "case_02.nii.gz").unlink(),
+            "1 of 10 cases in .* have no file in labelsTr .first: case_02",
+        ),
+        (lambda f: (f / "labelsTr").rename(f / "labels"), "has no folder labelsTr"),
+        (lambda f: [p.unlink() for p in (f / "imagesTr").iterdir()], "has no training cases"),
+        (lambda f: change_json(f, labels={"background": 0}), "declares no foreground label"),
+    ],
+)
+def test_data_sets_that_are_none(raw, spoil, says):
+    spoil(raw / "Dataset003_Balls")
+    with pytest.raises(NoiseToolsError, match=says):
+        open_dataset(3)
+
+
+def change_json(folder: Path, **entries) -> None:
+    path = folder / "dataset.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+
+
+def test_declared_labels_with_regions_and_ignore():
+    labels = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "edge": 3, "ignore": 4}
+    declared = raw_dataset.declared_labels(labels, Path("dataset.json"))
+    assert declared.foreground == (1, 2, 3) and declared.ignore == 4
+    assert declared.regions == {"whole": (1, 2, 3), "core": (2, 3), "edge": (3,)}
+    assert declared.allowed == {0, 1, 2, 3, 4}
+
+
+def test_missing_image(raw):
+    dataset = open_dataset(3)
+    (raw / "Dataset003_Balls" / "imagesTr" / "case_01_0000.nii.gz").unlink()
+    with pytest.raises(NoiseToolsError, match="case_01_0000.nii.gz does not exist"):
+        read_label(dataset, dataset.cases["case_01"])
+
+
+def test_an_image_nobody_can_read(raw):
+    (raw / "Dataset003_Balls" / "imagesTr" / "case_00_0000.nii.gz").write_bytes(b"no image")
+    with pytest.raises(NoiseToolsError, match="nnU-Net has no reader for"):
+        _ = open_dataset(3).reader_writer
+
+
+# --- file formats -----------------------------------------------------------------------------------------------------
+
+
+def save_volume(path: Path, array: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix in (".tif", ".tiff"):
+        import tifffile
+
+        tifffile.imwrite(path, array)
+        name = path.name.removesuffix(path.suffix)
+        aux = path.with_name((name[:-5] if path.parent.name == "imagesTr" else name) + ".json")
+        aux.write_text(json.dumps({"spacing": [2.5, 1.0, 0.5]}))
+        return
+    if path.name.endswith(".nii"):
+        import nibabel
+
+        image = nibabel.Nifti1Image(array.transpose(), np.diag([-0.5, 1.0, 2.5, 1.0]) + 0.0)
+        image.header["descrip"] = b"by hand"
+        nibabel.save(image, path)
+        return
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing((0.5, 1.0, 2.5))
+    image.SetOrigin((10.0, -20.0, 30.0))
+    image.SetDirection(DIRECTION)
+    sitk.WriteImage(image, str(path), True)
+
+
+def save_picture(path: Path, array: np.ndarray) -> None:
+    from skimage import io
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    io.imsave(path, array, check_contrast=False)
+
+
+VOLUMES = [".nii.gz", ".nii", ".nrrd", ".mha", ".gipl", ".tif", ".tiff"]
+PICTURES = [".png", ".bmp", ".tif"]
+KINDS = [(ending, 3, kind) for ending in VOLUMES for kind in ("uint8", "int16")]
+KINDS += [(ending, 3, kind) for ending in (".nii.gz", ".nii", ".nrrd", ".mha") for kind in ("float32", "uint16")]
+KINDS += [(ending, 2, "uint8") for ending in PICTURES] + [(".png", 2, "uint16"), (".tif", 2, "uint16")]
+
+
+def native(path: Path) -> tuple[np.ndarray, np.dtype]:
+    """Array and pixel type as stored, without nnU-Net."""
+    if path.suffix in (".png", ".bmp", ".tif", ".tiff"):
+        from skimage import io
+
+        array = io.imread(path)
+        return array, array.dtype
+    if path.suffix == ".nii":
+        import nibabel
+
+        image = nibabel.load(path)
+        return np.asarray(image.dataobj), image.get_data_dtype()
+    array = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+    return array, array.dtype
+
+
+@pytest.mark.parametrize(("ending", "ndim", "kind"), KINDS)
+def test_every_format_keeps_pixel_type_and_geometry(raw, ending, ndim, kind):
+    label = two_balls((10, 24, 20) if ndim == 3 else (24, 20), radius=5).astype(kind)
+    save = save_volume if ndim == 3 else save_picture
+    folder = raw / "Dataset009_Format"
+    for name in ("a", "b", "c"):
+        save(folder / "imagesTr" / f"{name}_0000{ending}", (label * 50).astype(np.uint8))
+        save(folder / "labelsTr" / f"{name}{ending}", label)
+    declared = {"background": 0, "one": 1, "two": 2}
+    content = {"channel_names": {"0": "x"}, "labels": declared, "numTraining": 3, "file_ending": ending}
+    (folder / "dataset.json").write_text(json.dumps(content))
+
+    command = "corrupt -d 9 -o 509 --noise erosion --label-dice 0.7 --trusted-cases a --seed 0"
+    assert cli.main(command.split()) == 0
+    dataset, noisy_set = open_dataset(9), open_dataset(509)
+    assert (noisy_set.folder / "labelsTr" / f"a{ending}").read_bytes() == dataset.cases["a"].label.read_bytes()
+    reader = dataset.reader_writer
+    for name in ("b", "c"):
+        clean, noisy = dataset.cases[name].label, noisy_set.cases[name].label
+        before, after = native(clean), native(noisy)
+        assert before[1] == after[1] == np.dtype(kind)
+        assert before[0].shape == after[0].shape and (before[0] != after[0]).any()
+        old, new = reader.read_seg(str(clean)), reader.read_seg(str(noisy))
+        assert str(old[1]) == str(new[1])  # spacing, origin, direction or affine
+        assert old[0].shape == new[0].shape
+        array, spacing = read_label(noisy_set, noisy_set.cases[name])
+        assert np.array_equal(array, new[0][0] if ndim == 3 else new[0][0, 0])
+        if ndim == 3 and ending not in (".tif", ".tiff"):
+            assert spacing == pytest.approx((2.5, 1.0, 0.5))
+    if ending == ".nii":
+        import nibabel
+
+        header = nibabel.load(noisy_set.cases["b"].label).header
+        assert bytes(header["descrip"]).startswith(b"by hand") and header.get_zooms() == (0.5, 1.0, 2.5)
+
+
+def test_volume_tiff_spacing_comes_from_its_side_file(raw):
+    folder = raw / "Dataset009_Tiff"
+    for name in ("a", "b"):
+        save_volume(folder / "imagesTr" / f"{name}_0000.tif", two_balls())
+        save_volume(folder / "labelsTr" / f"{name}.tif", two_balls())
+    declared = {"background": 0, "one": 1, "two": 2}
+    content = {"channel_names": {"0": "x"}, "labels": declared, "numTraining": 2, "file_ending": ".tif"}
+    (folder / "dataset.json").write_text(json.dumps(content))
+    dataset = open_dataset(9)
+    assert type(dataset.reader_writer).__name__ == "Tiff3DIO"
+    assert read_label(dataset, dataset.cases["a"])[1] == (2.5, 1.0, 0.5)
+    assert cli.main("corrupt -d 9 -o 509 --noise erosion --label-dice 0.7 --trusted 1".split()) == 0
+    assert json.loads((raw / "Dataset509_TiffNoisy" / "labelsTr" / "b.json").read_text())["spacing"] == [2.5, 1.0, 0.5]
+
+
+def test_a_reader_of_another_kind_writes_by_itself(raw):
+    change_json(raw / "Dataset003_Balls", overwrite_image_reader_writer="NibabelIOWithReorient")
+    dataset = open_dataset(3)
+    case = dataset.cases["case_00"]
+    label, _ = read_label(dataset, case)
+    target = raw / "out.nii.gz"
+    write_label_like(case.label, np.where(label == 2, 0, label), target, dataset.reader_writer)
+    again, _ = raw_dataset.read_segmentation(dataset.reader_writer, target)
+    assert np.array_equal(again, np.where(label == 2, 0, label))
+
+
+def test_a_volume_of_one_slice_is_treated_as_a_picture(raw):
+    write_dataset(raw / "Dataset010_Slice", {"a": two_balls((24, 20), radius=5)[None]})
+    dataset = open_dataset(10)
+    label, spacing = read_label(dataset, dataset.cases["a"])
+    assert label.shape == (24, 20) and spacing == (1.0, 1.0)
+
+
+def test_a_rotated_picture_size_is_not_mistaken(raw):
+    write_dataset(raw / "Dataset011_Png", {"a": two_balls((24, 20), radius=5)}, ".png")
+    dataset = open_dataset(11)
+    write(dataset.cases["a"].label, two_balls((24, 20), radius=5).T.copy())
+    with pytest.raises(NoiseToolsError, match=r"label has shape \(20, 24\) but the image \(24, 20\)"):
+        read_label(dataset, dataset.cases["a"])
+
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+
+
+@pytest.mark.skipif(not (SHARED / "Dataset004_Hippocampus").is_dir(), reason="shared data are not there")
+def test_real_labels_stored_as_float(tmp_path, monkeypatch):
+    """hippocampus_003 keeps its float32 pixels."""
+    monkeypatch.setenv("nnUNet_raw", str(SHARED))
+    dataset = open_dataset(4)
+    case = dataset.cases["hippocampus_003"]
+    label, spacing = read_label(dataset, case)
+    assert label.dtype == np.int16 and spacing == (1.0, 1.0, 1.0) and set(np.unique(label)) == {0, 1, 2}
+    target = tmp_path / "out.nii.gz"
+    write_label_like(case.label, np.where(label == 2, 1, label), target, dataset.reader_writer)
+    clean, noisy = sitk.ReadImage(str(case.label)), sitk.ReadImage(str(target))
+    assert clean.GetPixelID() == noisy.GetPixelID() == sitk.sitkFloat32
+    assert (clean.GetSpacing(), clean.GetOrigin(), clean.GetDirection()) == (
+        noisy.GetSpacing(),
+        noisy.GetOrigin(),
+        noisy.GetDirection(),
+    )
