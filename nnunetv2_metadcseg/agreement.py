@@ -14,6 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nnunetv2_metadcseg.collective import Collective
+
 EXTRA, MISSING, SWAPPED = 0, 1, 2
 NUM_DIRECTIONS = 3
 
@@ -67,6 +69,7 @@ class CaseAgreement:
             teacher's own error on unseen structure where it is not larger than `max_optimism` times the trusted rate.
         max_optimism: the teacher was trained on the trusted cases, so its error there is too small; this bounds by
             how much.
+        collective: reductions over DDP ranks, which may bring different numbers of patches.
     """
 
     def __init__(
@@ -76,7 +79,9 @@ class CaseAgreement:
         momentum: float = 0.7,
         best_share: float = 0.2,
         max_optimism: float = 2.5,
+        collective: Collective | None = None,
     ) -> None:
+        self.collective = collective or Collective()
         self.trusted = trusted
         self.momentum, self.best_share, self.max_optimism = momentum, best_share, max_optimism
         self.counts = torch.zeros(num_cases, NUM_DIRECTIONS, device=trusted.device)
@@ -88,8 +93,8 @@ class CaseAgreement:
         Patches of the same case are added up. Counts are whole numbers, so their order makes no difference and all
         DDP ranks get the same sums.
         """
-        counts = torch.zeros_like(self.counts).index_add_(0, cases, counts)
-        sizes = torch.zeros_like(self.sizes).index_add_(0, cases, sizes)
+        counts = self.collective.sum(torch.zeros_like(self.counts).index_add_(0, cases, counts))
+        sizes = self.collective.sum(torch.zeros_like(self.sizes).index_add_(0, cases, sizes))
         keep = torch.where(self.sizes == 0, 0.0, self.momentum)
         keep = torch.where((sizes + counts.sum(1)) > 0, keep, 1.0)
         self.counts = keep[:, None] * self.counts + (1 - keep)[:, None] * counts

@@ -28,6 +28,13 @@ class Collective:
         """Mean over ranks, same shape."""
         return self.sum(tensor) / self.world_size
 
+    def first(self, tensor: Tensor) -> Tensor:
+        """That of the first rank, same shape."""
+        if self.world_size > 1:
+            tensor = tensor.detach().contiguous().clone()
+            dist.broadcast(tensor, 0)
+        return tensor
+
     def gather(self, tensor: Tensor) -> Tensor:
         """Concatenation along the first axis, in rank order."""
         if self.world_size == 1:

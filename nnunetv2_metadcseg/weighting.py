@@ -39,7 +39,12 @@ class LabelWeighting:
         self.config, self.regions = config, regions
         self.collective = collective or Collective()
         self.agreement = CaseAgreement(
-            len(trusted), trusted, config.case_momentum, config.best_share, config.max_optimism
+            len(trusted),
+            trusted,
+            config.case_momentum,
+            config.best_share,
+            config.max_optimism,
+            self.collective,
         )
         self.centers = CenterDistance(config.center_momentum, config.dcd_temperature, config.dcd_strength)
         self.direction = HeadInfluence(config.influence_momentum)
@@ -67,7 +72,7 @@ class LabelWeighting:
         """Count where labels and teacher disagree; cases (B,), teacher, label (B, K, *S), valid (B, 1, *S)."""
         differs, direction = disagreement(label, teacher, valid, self.regions)
         size = structure_size(label, teacher, valid, self.regions)
-        self.agreement.update(*(self.collective.gather(t) for t in (cases, direction_counts(differs, direction), size)))
+        self.agreement.update(cases, direction_counts(differs, direction), size)
 
     def observe_trusted(self, features: Tensor, logits: Tensor, loss: Callable[[Tensor], Tensor]) -> None:
         """Move the influence direction of the last layer.
