@@ -5,16 +5,20 @@ from __future__ import annotations
 import math
 
 import torch
+from batchgenerators.utilities.file_and_folder_operations import join
+from nnunetv2.paths import nnUNet_raw
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from torch import Tensor
 
 from nnunetv2_metadcseg.agreement import hard_labels
 from nnunetv2_metadcseg.collective import Collective
 from nnunetv2_metadcseg.config import MetaDCSegConfig
+from nnunetv2_metadcseg.data_loading import ExtraSegChannels
 from nnunetv2_metadcseg.feature_tap import FeatureTap, unwrap
 from nnunetv2_metadcseg.losses import weighted_soft_dice
 from nnunetv2_metadcseg.network_gain import NetworkGain, keep_compiled_graphs
 from nnunetv2_metadcseg.teacher import MeanTeacher
+from nnunetv2_metadcseg.trust_maps import PreprocessedTrustMaps, find_trust_maps, to_trust
 from nnunetv2_metadcseg.trusted_trainer import TrustedBatchTrainer, first_output
 from nnunetv2_metadcseg.weighting import LabelWeighting
 
@@ -45,7 +49,34 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         self.weighting: LabelWeighting | None = None  # needs the cases: see build_train_loader
         self._weighting_state: dict | None = None  # of a checkpoint, until the cases are numbered
         self.training_step = 0
+        self.trusted_dice_average: float | None = None
+        self.best_trusted_dice: float | None = None
+        self.has_trust_maps = False
         self.start_dice = 0.0  # running Dice on trusted patches, during the start only
+
+    def get_tr_and_val_datasets(self):
+        """nnU-Net's data sets; the training one carries the user's trust maps where there are any (trust_maps.py)."""
+        train, val = super().get_tr_and_val_datasets()
+        self.has_trust_maps = False
+        if not nnUNet_raw.is_set():
+            return train, val
+        maps = find_trust_maps(
+            join(nnUNet_raw, self.plans_manager.dataset_name),
+            self.dataset_json["file_ending"],
+            self.dataset_class.get_identifiers(self.preprocessed_dataset_folder),
+        )
+        if not maps:
+            return train, val
+        if self.is_cascaded:
+            raise ValueError(
+                f"{len(maps)} trust maps were found, but a cascade's second stage cannot carry them; "
+                "train 3d_fullres or 3d_lowres, or move labelsTrust away."
+            )
+        self.print_to_log_file(f"{len(maps)} trust maps found; they multiply alpha.")
+        folder = join(self.preprocessed_dataset_folder, "trust_maps")
+        self.has_trust_maps = True
+        prepared = PreprocessedTrustMaps(maps, folder, train, self.plans_manager, self.configuration_manager)
+        return ExtraSegChannels(train, prepared), val
 
     def build_train_loader(self, dataset, initial_patch_size, transforms) -> nnUNetDataLoader:
         """As in the base class; also numbers the cases and makes the weighting for them."""
@@ -107,7 +138,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             learn,
         )
         target, weight = self.weighting.mixed_target(
-            alpha, features[given], teacher[given], label[given], valid[given], batch.get("trust")
+            alpha, features[given], teacher[given], label[given], valid[given], self._user_trust(batch, given)
         )
         rest = valid[num_given:].expand(-1, weight.shape[1], *valid.shape[2:])
         return torch.cat([target, label[num_given:]]), torch.cat([weight, rest])
@@ -149,6 +180,9 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         self.tap.features = None
         return gain
 
+    def _user_trust(self, batch: dict, given: slice) -> Tensor | None:
+        return to_trust(batch["target"][given, 1:2].to(self.device)) if self.has_trust_maps else None
+
     def _log_trusted_dice(self, logits: Tensor, label: Tensor, valid: Tensor) -> None:
         if len(logits):
             dice = weighted_soft_dice(logits, label, valid, self.label_manager.has_regions, batch_dice=True)
@@ -165,6 +199,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         super().on_train_epoch_end(train_outputs)
         means = self.weighting.statistics.means()
+        self.epoch_trusted_dice = means.get("trusted_dice", math.nan)
         phase = "trusted patches only" if self.starting else "given labels and trusted patches"
         self.print_to_log_file(
             "MetaDCSeg: "
@@ -180,10 +215,40 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
 
     # ---- checkpoints --------------------------------------------------------------------------------------------
 
+    def on_epoch_end(self) -> None:
+        """nnU-Net's epoch end, but `checkpoint_best` follows the Dice on trusted patches.
+
+        nnU-Net's pseudo Dice is measured on doubtful validation labels, so its best epoch is the one that fits their
+        noise best. Ours: moving average over epochs (0.9, as nnU-Net's) of the Dice on trusted training patches after
+        the start. `checkpoint_final` remains the one to use (docs/method.md).
+        """
+        improved = self._track_trusted_dice()
+        self._best_ema = math.inf  # nnU-Net then never sees a new best
+        super().on_epoch_end()
+        self._best_ema = self.best_trusted_dice
+        if improved:
+            self.print_to_log_file(f"New best Dice on trusted patches (moving average): {self.best_trusted_dice:.4f}")
+            self.current_epoch -= 1  # nnU-Net has already counted this epoch
+            self.save_checkpoint(join(self.output_folder, "checkpoint_best.pth"))
+            self.current_epoch += 1
+
+    def _track_trusted_dice(self) -> bool:
+        """Moves the average over epochs; true where it is the best so far."""
+        if self.starting or not math.isfinite(self.epoch_trusted_dice):
+            return False
+        average, new = self.trusted_dice_average, self.epoch_trusted_dice
+        self.trusted_dice_average = new if average is None else 0.9 * average + 0.1 * new
+        if self.best_trusted_dice is not None and self.trusted_dice_average <= self.best_trusted_dice:
+            return False
+        self.best_trusted_dice = self.trusted_dice_average
+        return True
+
     def extra_state(self) -> dict:
         return {
             "step": self.training_step,
             "start_dice": self.start_dice,
+            "trusted_dice_average": self.trusted_dice_average,
+            "best_trusted_dice": self.best_trusted_dice,
             "teacher": self.teacher.state_dict(),
             "network_gain": self.network_gain.direction,
             "cases": list(self.case_index),
@@ -193,6 +258,8 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
     def load_extra_state(self, state: dict) -> None:
         self.training_step = state["step"]
         self.start_dice = state["start_dice"]
+        self.trusted_dice_average = state["trusted_dice_average"]
+        self._best_ema = self.best_trusted_dice = state["best_trusted_dice"]
         self.teacher.load_state_dict(state["teacher"])
         self.network_gain.direction = state["network_gain"]
         self._weighting_state = state

@@ -5,6 +5,7 @@ It only wires nnU-Net's hooks; a subclass says in `training_targets` what the gi
 
 from __future__ import annotations
 
+import os
 import random
 from dataclasses import asdict
 
@@ -212,10 +213,12 @@ class TrustedBatchTrainer(nnUNetTrainer):
         The architecture is nnU-Net's, so any stock nnU-Net can load the weights. Our state and provenance lie under
         the key `metadcseg`.
         """
-        super().save_checkpoint(filename)
         if self.local_rank != 0 or self.disable_checkpointing:
+            super().save_checkpoint(filename)
             return
-        checkpoint = torch.load(filename, map_location="cpu", weights_only=False)
+        partial = f"{filename}.partial"
+        super().save_checkpoint(partial)
+        checkpoint = torch.load(partial, map_location="cpu", weights_only=False)
         checkpoint["trainer_name"] = stock_class_name(type(self))
         checkpoint["metadcseg"] = {
             "version": __version__,
@@ -224,7 +227,9 @@ class TrustedBatchTrainer(nnUNetTrainer):
             "state": self.extra_state(),
             "random": random_state(),
         }
-        torch.save(checkpoint, filename)
+        # An interruption while writing leaves the last complete checkpoint in place.
+        torch.save(checkpoint, partial)
+        os.replace(partial, filename)
 
     def load_checkpoint(self, filename_or_checkpoint) -> None:
         """nnU-Net's loading, plus our state; a stock checkpoint is taken without ours (weights only)."""

@@ -1,0 +1,114 @@
+"""User's own trust in the given labels: an optional map per case, carried through spatial augmentation.
+
+Files `labelsTrust/<case>_trust<file ending>` in the raw data set, in the geometry of the label, from 0 (do not believe
+the label here) to 1; 8-bit images (PNG, TIF) from 0 to 255. Cases without a file are trusted as the method finds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+FOLDER = "labelsTrust"
+# Segmentation channels are resampled value by value, so the map is carried in few levels; 0 stands for "no map here"
+# (outside the image after augmentation), 1 to LEVELS + 1 for trust 0 to 1.
+LEVELS = 10
+
+
+def find_trust_maps(raw_dataset_folder: str | Path, file_ending: str, cases: list[str]) -> dict[str, Path]:
+    """The trust maps of a raw data set by case; empty where there are none.
+
+    Raises:
+        ValueError: a file in labelsTrust that belongs to no case.
+    """
+    folder = Path(raw_dataset_folder) / FOLDER
+    suffix = f"_trust{file_ending}"
+    files = {path.name[: -len(suffix)]: path for path in sorted(folder.glob(f"*{suffix}"))} if folder.is_dir() else {}
+    unknown = sorted(set(files) - set(cases))
+    if unknown:
+        raise ValueError(
+            f"{folder} holds trust maps of unknown cases ({', '.join(unknown[:3])}); name them <case>{suffix} after "
+            "cases of labelsTr, or remove them."
+        )
+    return files
+
+
+def to_unit(values: np.ndarray, path: Path) -> np.ndarray:
+    """Values of a trust map as floats in [0, 1]; integer images count from 0 to 255.
+
+    Raises:
+        ValueError: values outside the range.
+    """
+    scaled = values.astype(np.float32) / (255 if np.issubdtype(values.dtype, np.integer) else 1)
+    if not np.isfinite(scaled).all() or scaled.min() < 0 or scaled.max() > 1:
+        raise ValueError(
+            f"{path} holds values from {values.min():g} to {values.max():g}, expected 0 to 1 (0 to 255 in integer "
+            "images); rescale the map."
+        )
+    return scaled
+
+
+def preprocess(
+    values: np.ndarray, path: Path, properties: Mapping, shape: tuple[int, ...], plans, configuration
+) -> np.ndarray:
+    """Bring a map into the preprocessed geometry, as nnU-Net does with the label.
+
+    Args:
+        values: (1, *S) as read. properties: of the preprocessed case. shape: (*S) of its preprocessed label.
+        plans, configuration: nnU-Net's PlansManager and ConfigurationManager.
+
+    Returns:
+        (1, *shape) uint8 levels.
+
+    Raises:
+        ValueError: the map has another shape than the label.
+    """
+    trust = to_unit(values, path).transpose(0, *(axis + 1 for axis in plans.transpose_forward))
+    expected = tuple(int(n) for n in properties["shape_before_cropping"])
+    if trust.shape[1:] != expected:
+        raise ValueError(
+            f"{path} has shape {trust.shape[1:]}, but the label of its case has {expected}; write the map in the "
+            "geometry of the label."
+        )
+    box = tuple(slice(*bounds) for bounds in properties["bbox_used_for_cropping"])
+    trust = np.ascontiguousarray(trust[(slice(None), *box)])
+    spacing = [properties["spacing"][axis] for axis in plans.transpose_forward]
+    # A 2D configuration keeps the spacing between slices.
+    target = spacing[: len(spacing) - len(configuration.spacing)] + list(configuration.spacing)
+    trust = configuration.resampling_fn_probabilities(trust, shape, spacing, target)
+    return np.round(np.clip(np.asarray(trust), 0, 1) * LEVELS).astype(np.uint8) + 1
+
+
+def to_trust(levels: Tensor) -> Tensor:
+    """Levels, a tensor of any shape, to trust in [0, 1]; one where there is no map."""
+    return torch.where(levels > 0, (levels.float() - 1) / LEVELS, 1.0)
+
+
+class PreprocessedTrustMaps:
+    """Trust maps in the preprocessed geometry, prepared once before training and then read from disk.
+
+    Args:
+        maps: source file per case. folder: where the prepared maps go. dataset: nnU-Net's preprocessed data set.
+        plans, configuration: nnU-Net's managers.
+    """
+
+    def __init__(self, maps: Mapping[str, Path], folder: str | Path, dataset, plans, configuration) -> None:
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.dataset, self.cases = dataset, set(maps)
+        reader = plans.image_reader_writer_class()
+        for case in sorted(self.cases & set(dataset.identifiers)):
+            _, seg, _, properties = dataset.load_case(case)
+            values, _ = reader.read_seg(str(maps[case]))
+            levels = preprocess(values, maps[case], properties, tuple(seg.shape[1:]), plans, configuration)
+            np.save(self.folder / f"{case}.npy", levels)
+
+    def __call__(self, case: str) -> np.ndarray:
+        """Levels (1, *S) of a case; zeros where the user gave no map."""
+        if case in self.cases:
+            return np.load(self.folder / f"{case}.npy", mmap_mode="r")
+        return np.zeros((1, *self.dataset.load_case(case)[1].shape[1:]), np.uint8)
