@@ -31,6 +31,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
     """
 
     config = MetaDCSegConfig()
+    weighting_class = LabelWeighting
 
     # ---- set-up -------------------------------------------------------------------------------------------------
 
@@ -84,7 +85,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         self.case_index = {case: i for i, case in enumerate(dataset.identifiers)}
         trusted = torch.zeros(len(self.case_index), dtype=torch.bool, device=self.device)
         trusted[[self.case_index[case] for case in loader.trusted]] = True
-        self.weighting = LabelWeighting(self.config, self.label_manager.has_regions, trusted, self.collective)
+        self.weighting = self.weighting_class(self.config, self.label_manager.has_regions, trusted, self.collective)
         if self._weighting_state is not None:
             self._restore_weighting(self._weighting_state)
         loader.trusted_only = self.starting

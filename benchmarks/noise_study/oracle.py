@@ -1,0 +1,70 @@
+"""Arms that know the wrong voxels: the ceiling for any method that weighs voxels.
+
+The clean label travels through augmentation as a second segmentation channel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from nnunetv2_metadcseg.agreement import hard_labels
+from nnunetv2_metadcseg.data_loading import ExtraSegChannels
+from nnunetv2_metadcseg.evidence import decision_probability
+from nnunetv2_metadcseg.trainer import nnUNetTrainerMetaDCSeg
+from nnunetv2_metadcseg.weighting import LabelWeighting
+from torch import Tensor
+
+
+class OracleWeighting(LabelWeighting):
+    """Weights from the truth instead of from what was learned.
+
+    `right` is set before every step: (B, H, *S), one where the given label is right.
+    """
+
+    replace_wrong = True
+    right: Tensor
+
+    def alpha(self, features, student, teacher, label, valid, cases, gain=None, learn=None) -> Tensor:
+        return self.right[: len(label)]
+
+    def mixed_target(self, alpha, features, teacher, label, valid, trust) -> tuple[Tensor, Tensor]:
+        if not self.replace_wrong:
+            return label, valid * alpha
+        pseudo = teacher if self.config.soft_pseudo_labels else hard_labels(teacher, self.regions)
+        return alpha * label + (1 - alpha) * pseudo, valid.expand_as(alpha)
+
+
+class DroppingWeighting(OracleWeighting):
+    replace_wrong = False
+
+
+class nnUNetTrainerOracleReplace(nnUNetTrainerMetaDCSeg):
+    """Wrong voxels get the teacher's pseudo-label; same schedule and teacher as MetaDCSeg.
+
+    `clean_preprocessed_folder` (set by training.py) holds the clean labels, preprocessed as the noisy ones.
+    """
+
+    config = replace(nnUNetTrainerMetaDCSeg.config, influence="none", dcd_strength=0.0)
+    weighting_class = OracleWeighting
+    clean_preprocessed_folder: str
+
+    def get_tr_and_val_datasets(self):
+        train, val = super().get_tr_and_val_datasets()
+        folder = f"{self.clean_preprocessed_folder}/{self.configuration_manager.data_identifier}"
+        clean = infer_dataset_class(folder)(folder)
+        return ExtraSegChannels(train, lambda case: clean.load_case(case)[1][:]), val
+
+    def training_targets(self, batch: dict, data: Tensor, outputs, label: Tensor, valid: Tensor):
+        clean, _ = self.encoder(batch["target"][:, 1:2].to(self.device))
+        right = decision_probability(clean, label, self.label_manager.has_regions) > 0.5
+        self.weighting.right = right.to(torch.float32)
+        return super().training_targets(batch, data, outputs, label, valid)
+
+
+class nnUNetTrainerOracleDrop(nnUNetTrainerOracleReplace):
+    """Wrong voxels are dropped; given labels from the first step, since what is left of them is right."""
+
+    config = replace(nnUNetTrainerOracleReplace.config, start_fractions=(0.0, 0.0))
+    weighting_class = DroppingWeighting
