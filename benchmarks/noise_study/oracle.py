@@ -9,12 +9,13 @@ from dataclasses import replace
 
 import torch
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from torch import Tensor
+
 from nnunetv2_metadcseg.agreement import hard_labels
 from nnunetv2_metadcseg.data_loading import ExtraSegChannels
 from nnunetv2_metadcseg.evidence import decision_probability
 from nnunetv2_metadcseg.trainer import nnUNetTrainerMetaDCSeg
 from nnunetv2_metadcseg.weighting import LabelWeighting
-from torch import Tensor
 
 
 class OracleWeighting(LabelWeighting):
