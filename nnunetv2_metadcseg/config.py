@@ -47,4 +47,4 @@ class MetaDCSegConfig:
     agreement_prior: bool = True
     case_momentum: float = 0.7
     best_share: float = 0.2
-    max_optimism: float = 2.5
+    max_optimism: float = 1.5
