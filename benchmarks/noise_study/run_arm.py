@@ -225,7 +225,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (SettingsError, KeyError) as error:
         print(f"error: {error.args[0]}", file=sys.stderr)
         return 2
-    print(f"{run.path}: {outcome} in {time.perf_counter() - started:.0f} s: {summary(study, run)}")
+    print(f"{run.path}: {outcome} in {time.perf_counter() - started:.0f} s: {summary(study, run)}", flush=True)
     return 0
 
 

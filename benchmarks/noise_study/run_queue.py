@@ -3,19 +3,20 @@
     python benchmarks/noise_study/run_queue.py --threads 1
 
 Start it twice for two runs in parallel: a run that another queue works on is passed over. Stop it at any time and start
-it again. Every run is a process of its own (run_arm.py), so that a run that fails does not end the queue.
+it again. Every run is a process of its own, so that a run that fails does not end the queue.
 """
 
 from __future__ import annotations
 
 import argparse
-import subprocess
+import multiprocessing
+import os
 import sys
 import time
 from pathlib import Path
 
+import run_arm
 from filelock import FileLock, Timeout
-from run_arm import already_done
 from settings import DEFAULT_CONFIG, Run, SettingsError, Study, load_study, set_nnunet_paths
 
 HERE = Path(__file__).resolve().parent
@@ -29,24 +30,50 @@ def prepare(study: Study, run: Run, processes: int) -> None:
     prepare_noisy(study, study.cell(run.cell), run.fold, processes)
 
 
-def run_command(study: Study, run: Run, args: argparse.Namespace) -> list[str]:
-    """The run_arm.py call of one run."""
-    command = [sys.executable, str(HERE / "run_arm.py"), "--config", args.config, "--work", str(study.work)]
-    command += ["--cell", run.cell, "--arm", run.arm, "--seed", str(run.seed), "--fold", str(run.fold)]
-    command += ["--threads", str(args.threads), "--device", args.device]
-    return command + (["--keep"] if args.keep else [])
+def run_arguments(study: Study, run: Run, args: argparse.Namespace) -> list[str]:
+    """Arguments of run_arm.py for one run."""
+    out = ["--config", args.config, "--work", str(study.work), "--results", str(study.results)]
+    out += ["--cell", run.cell, "--arm", run.arm, "--seed", str(run.seed), "--fold", str(run.fold)]
+    out += ["--threads", str(args.threads), "--device", args.device]
+    return out + (["--keep"] if args.keep else [])
+
+
+def _child(arguments: list[str]) -> None:
+    sys.exit(run_arm.main(arguments))
+
+
+def run_in_child(arguments: list[str]) -> int:
+    """Call run_arm.py's main in a process of its own; returns its exit status.
+
+    Where the system can fork, the process starts with torch and nnU-Net imported already (warm_imports.py).
+    """
+    can_fork = "forkserver" in multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if can_fork else "spawn")
+    if can_fork:
+        context.set_forkserver_preload(["warm_imports"])
+    process = context.Process(target=_child, args=(arguments,))
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+def prepare_process(threads: int) -> None:
+    """What processes started from here inherit: the number of threads, and where the study's modules are."""
+    run_arm.limit_threads(threads)
+    paths = [str(HERE), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
 
 
 def work_on(study: Study, run: Run, args: argparse.Namespace) -> str:
     """Do one run: ``exists``, ``busy`` (another queue has it), ``done`` or ``failed``."""
     prepare(study, run, args.processes)
-    if already_done(study, run):
+    if run_arm.already_done(study, run):
         return "exists"
     folder = study.work / "runs" / run.path
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(str(folder) + ".lock", timeout=0):
-            return "done" if subprocess.run(run_command(study, run, args), check=False).returncode == 0 else "failed"
+            return "done" if run_in_child(run_arguments(study, run, args)) == 0 else "failed"
     except Timeout:
         return "busy"
 
@@ -64,6 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--stop-after", type=float, metavar="MINUTES", help="start no run after this time")
     parser.add_argument("--list", action="store_true", help="list the runs and do nothing")
     args = parser.parse_args(arguments)
+    prepare_process(args.threads)
     start = time.monotonic()
     failed = 0
     try:

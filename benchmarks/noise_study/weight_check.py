@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 BINS = 1000
-MAX_CASES = 12  # two networks look at each: seconds per run
+MAX_CASES = 8  # two networks look at each: seconds per run
 
 
 def auroc(wrong: np.ndarray, right: np.ndarray) -> float:

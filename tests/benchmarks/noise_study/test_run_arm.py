@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 
 import pytest
 import result_store
@@ -90,14 +89,16 @@ def test_queue_lists_the_runs(config_file, capsys):
 
 def test_queue_goes_on_after_a_failed_run(prepared, monkeypatch, capsys):
     monkeypatch.setattr(run_queue, "prepare", lambda *arguments: None)
-    commands = []
+    calls = []
 
-    def run(command, check):
-        commands.append(command)
-        return subprocess.CompletedProcess(command, returncode=int("metadcseg" in command))
+    def run_in_child(arguments):
+        calls.append(arguments)
+        return int("metadcseg" in arguments)
 
-    monkeypatch.setattr(run_queue.subprocess, "run", run)
+    monkeypatch.setattr(run_queue, "run_in_child", run_in_child)
+    monkeypatch.setattr(run_queue, "prepare_process", lambda threads: None)
     config = str(prepared.work.parent / "config.yaml")
     assert run_queue.main(["--config", config, "--cell", "toy_60"]) == 1
-    assert len(commands) == 6
+    assert len(calls) == 6
+    assert run_arm.build_parser().parse_args(calls[0]).cell == "toy_60"
     assert capsys.readouterr().out.count("failed") == 2
