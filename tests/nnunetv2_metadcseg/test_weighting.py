@@ -1,0 +1,294 @@
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+
+from nnunetv2_metadcseg.agreement import disagreement, hard_labels
+from nnunetv2_metadcseg.config import MetaDCSegConfig
+from nnunetv2_metadcseg.losses import WeightedDiceCELoss
+from nnunetv2_metadcseg.weighting import LabelWeighting
+from tests.nnunetv2_metadcseg.ranks import run_ranks
+
+CASES, CHANNELS = 6, 5
+TRUSTED = torch.tensor([False, False, False, False, True, True])
+
+
+class Batch:
+    """Two given-label and two trusted patches: what the trainer hands over.
+
+    Args:
+        seed: of its random numbers. ignore: share of the voxels that are ignored.
+    """
+
+    def __init__(self, seed: int, regions: bool = False, dim: int = 3, ignore: float = 0.0, size: int = 4) -> None:
+        random = torch.Generator().manual_seed(seed)
+        shape, heads = [6] * dim, 3
+        self.regions = regions
+        self.cases = torch.cat([torch.randperm(4, generator=random)[: size // 2], torch.tensor([4, 5])[: size // 2]])
+        self.features = torch.randn(size, CHANNELS, *shape, generator=random)
+        self.logits = torch.randn(size, heads, *shape, generator=random)
+        squash = torch.sigmoid if regions else partial(torch.softmax, dim=1)
+        self.student = squash(self.logits)
+        self.teacher = squash(2 * torch.randn(size, heads, *shape, generator=random))
+        self.label = hard_labels(squash(torch.randn(size, heads, *shape, generator=random)), regions)
+        self.valid = (torch.rand(size, 1, *shape, generator=random) >= ignore).float()
+
+    def half(self, rank: int) -> Batch:
+        """One given-label and one trusted patch: what one of two ranks sees."""
+        part = copy.copy(self)
+        for name in ("cases", "features", "logits", "student", "teacher", "label", "valid"):
+            setattr(part, name, getattr(self, name)[rank::2])
+        return part
+
+    def with_other_ignored_voxels(self) -> Batch:
+        """The same where valid, anything else where ignored."""
+        other, result = Batch(99, self.regions, self.label.ndim - 2), copy.copy(self)
+        for name in ("features", "logits", "student", "teacher", "label"):
+            mine = getattr(self, name)
+            setattr(result, name, torch.where(self.valid > 0, mine, getattr(other, name)))
+        return result
+
+
+def new(regions: bool = False, **settings) -> LabelWeighting:
+    torch.manual_seed(0)
+    config = replace(MetaDCSegConfig(), meta_learning_rate=1e-2, **settings)
+    return LabelWeighting(config, regions, TRUSTED)
+
+
+def step(weighting: LabelWeighting, batch: Batch, learn: float | None = 1.0, trust=None):
+    """One iteration as the trainer does it: alpha, target and weight of the given-label patches."""
+    count = len(batch.cases) // 2
+    loss = WeightedDiceCELoss(batch.regions)
+    weighting.observe_features(batch.features, batch.student, batch.valid)
+    weighting.observe_agreement(batch.cases, batch.teacher, batch.label, batch.valid)
+    rest = slice(count, None)
+    weighting.observe_trusted(
+        batch.features[rest], batch.logits[rest], lambda z: loss.single(z, batch.label[rest], batch.valid[rest])
+    )
+    parts = [t[:count] for t in (batch.features, batch.student, batch.teacher, batch.label, batch.valid, batch.cases)]
+    alpha = weighting.alpha(*parts, learn=learn)
+    features, _, teacher, label, valid, _ = parts
+    return alpha, *weighting.mixed_target(alpha, features, teacher, label, valid, trust)
+
+
+def state(weighting: LabelWeighting) -> dict[str, torch.Tensor]:
+    """Everything that was learned, by name."""
+    meta = weighting.state_dict()["meta"]["network"]
+    learned = {f"meta.{name}": value for name, value in meta.items()}
+    learned |= {"centers": weighting.centers.centers, "direction": weighting.direction.direction}
+    learned["rates"] = weighting.agreement.rates()
+    return {name: value.detach().clone() for name, value in learned.items()}
+
+
+def assert_same(a: dict, b: dict, tolerance: float = 0.0) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], atol=tolerance, rtol=tolerance, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+@pytest.mark.parametrize("regions", [False, True])
+class TestTargets:
+    def test_labels_stay_where_they_agree_with_the_teacher(self, regions, dim):
+        weighting, batch = new(regions, soft_pseudo_labels=False), Batch(0, regions, dim)
+        alpha, target, weight = step(weighting, batch)
+        label = batch.label[:2]
+        differs, _ = disagreement(label, batch.teacher[:2], batch.valid[:2], regions)
+        assert alpha.shape == differs.shape
+        assert (alpha[~differs] == 1).all()
+        assert ((alpha[differs] > 0) & (alpha[differs] < 1)).all()
+        kept = (~differs).expand_as(label)
+        assert torch.equal(target[kept], label[kept])
+        assert weight.shape == (2, 3 if regions else 1, *label.shape[2:])
+        assert target.shape == label.shape
+
+    def test_targets_are_probabilities(self, regions, dim):
+        _, target, _ = step(new(regions), Batch(0, regions, dim))
+        assert target.min() >= 0
+        assert target.max() <= 1 + 1e-6
+        if not regions:
+            torch.testing.assert_close(target.sum(1), torch.ones_like(target[:, 0]))
+
+    def test_mean_weight_of_valid_voxels_is_one(self, regions, dim):
+        batch = Batch(0, regions, dim, ignore=0.3)
+        _, _, weight = step(new(regions), batch)
+        valid = batch.valid[:2].expand_as(weight)
+        assert weight[valid > 0].mean().item() == pytest.approx(1, abs=1e-4)
+
+
+class TestIgnoredVoxels:
+    @pytest.mark.parametrize("regions", [False, True])
+    def test_weigh_nothing(self, regions):
+        batch = Batch(0, regions, ignore=0.3)
+        alpha, _, weight = step(new(regions), batch)
+        ignored = batch.valid[:2] == 0
+        assert (weight[ignored.expand_as(weight)] == 0).all()
+        assert (alpha[ignored.expand_as(alpha)] == 1).all()
+
+    @pytest.mark.parametrize("regions", [False, True])
+    def test_what_lies_there_changes_nothing(self, regions):
+        plain, changed = new(regions), new(regions)
+        loss = WeightedDiceCELoss(regions)
+        for seed in range(3):
+            batch = Batch(seed, regions, ignore=0.3)
+            other = batch.with_other_ignored_voxels()
+            assert not torch.equal(batch.label, other.label)
+            (alpha, target, weight), (alpha2, target2, weight2) = step(plain, batch), step(changed, other)
+            torch.testing.assert_close(alpha, alpha2)
+            torch.testing.assert_close(weight, weight2)
+            torch.testing.assert_close(loss(batch.logits[:2], target, weight), loss(other.logits[:2], target2, weight2))
+        assert_same(state(plain), state(changed), 1e-6)
+
+
+class TestSettings:
+    def test_no_influence_keeps_the_prior_alone(self):
+        weighting, batch = new(influence="none"), Batch(0)
+        before = copy.deepcopy(weighting.state_dict()["meta"]["network"])
+        alpha, _, _ = step(weighting, batch)
+        differs, direction = disagreement(batch.label[:2], batch.teacher[:2], batch.valid[:2], False)
+        belief = weighting.agreement.label_belief(batch.cases[:2])
+        expected = belief.gather(1, direction.flatten(1)).reshape(direction.shape)
+        torch.testing.assert_close(alpha[differs], expected[differs])
+        after = weighting.state_dict()["meta"]["network"]
+        assert all(torch.equal(before[name], after[name]) for name in before)
+
+    def test_without_agreement_prior_both_are_believed_alike(self):
+        weighting, batch = new(influence="none", agreement_prior=False), Batch(0)
+        alpha, target, _ = step(weighting, batch)
+        differs, _ = disagreement(batch.label[:2], batch.teacher[:2], batch.valid[:2], False)
+        assert (alpha[differs] == 0.5).all()
+        where = differs.expand_as(target)
+        torch.testing.assert_close(target[where], (0.5 * (batch.label[:2] + batch.teacher[:2]))[where])
+
+    def test_without_context_the_case_is_hidden(self):
+        weighting = new(context=False, agreement_prior=False)
+        batch, other = Batch(0), Batch(0)
+        step(weighting, batch)
+        other.cases = torch.tensor([3, 2, 4, 5])
+        parts = ("features", "student", "teacher", "label", "valid", "cases")
+        a, b = (weighting.alpha(*(getattr(x, name)[:2] for name in parts)) for x in (batch, other))
+        assert torch.equal(a, b)
+
+    def test_dcd_off_leaves_unit_weights(self):
+        _, _, weight = step(new(dcd_strength=0.0), Batch(0))
+        torch.testing.assert_close(weight, torch.ones_like(weight))
+
+    def test_dcd_on_weighs_voxels_differently(self):
+        _, _, weight = step(new(dcd_strength=1.0), Batch(0))
+        assert weight.std() > 0.01
+
+    def test_no_meta_step_without_a_rate(self):
+        weighting = new()
+        step(weighting, Batch(0))
+        before = copy.deepcopy(state(weighting))
+        step(weighting, Batch(1), learn=None)
+        after = state(weighting)
+        assert all(torch.equal(before[name], after[name]) for name in before if name.startswith("meta."))
+        assert not torch.equal(before["direction"], after["direction"])
+
+    def test_first_step_before_any_influence_keeps_the_prior(self):
+        weighting, batch = new(), Batch(0)
+        weighting.observe_features(batch.features, batch.student, batch.valid)
+        before = copy.deepcopy(weighting.state_dict()["meta"]["network"])
+        parts = ("features", "student", "teacher", "label", "valid", "cases")
+        weighting.alpha(*(getattr(batch, name)[:2] for name in parts), learn=1.0)
+        after = weighting.state_dict()["meta"]["network"]
+        assert all(torch.equal(before[name], after[name]) for name in before)
+
+    @pytest.mark.parametrize("regions", [False, True])
+    def test_gain_from_outside_drives_the_meta_step(self, regions):
+        alphas = []
+        for sign in (1.0, -1.0):
+            weighting, batch = new(regions, meta_pull=0.0), Batch(0, regions)
+            weighting.observe_features(batch.features, batch.student, batch.valid)
+            parts = [getattr(batch, name)[:2] for name in ("features", "student", "teacher", "label", "valid", "cases")]
+            differs, _ = disagreement(batch.label[:2], batch.teacher[:2], batch.valid[:2], regions)
+            for _ in range(30):
+                alpha = weighting.alpha(*parts, gain=torch.full(differs.shape, sign), learn=1.0)
+            alphas.append(alpha[differs].mean())
+        assert alphas[0] > alphas[1] + 0.02
+
+
+class TestTrust:
+    def test_lost_trust_is_lost_weight(self):
+        batch = Batch(0)
+        trust = torch.ones(2, 1, 6, 6, 6)
+        trust[:, :, :3] = 0.25
+        plain, mapped = new(dcd_strength=0.0), new(dcd_strength=0.0)
+        alpha, _, _ = step(plain, batch)
+        _, target, weight = step(mapped, batch, trust=trust)
+        torch.testing.assert_close(weight, alpha * trust + 1 - alpha)
+        agree = (alpha == 1)[:, :, :3]
+        torch.testing.assert_close(weight[:, :, :3][agree], torch.full_like(weight[:, :, :3][agree], 0.25))
+        torch.testing.assert_close(target.sum(1), torch.ones(2, 6, 6, 6))
+
+    def test_trust_one_changes_nothing_and_trust_zero_leaves_the_pseudo_label(self):
+        batch = Batch(0)
+        _, target, weight = step(new(), batch)
+        _, same_target, same_weight = step(new(), batch, trust=torch.ones(2, 1, 6, 6, 6))
+        assert torch.equal(target, same_target)
+        assert torch.equal(weight, same_weight)
+        alpha, target, weight = step(new(), batch, trust=torch.zeros(2, 1, 6, 6, 6))
+        assert (weight[alpha == 1] == 0).all()
+        where = (alpha < 1).expand_as(target)
+        torch.testing.assert_close(target[where], batch.teacher[:2][where])
+
+
+class TestState:
+    @pytest.mark.parametrize("regions", [False, True])
+    def test_round_trip_goes_on_as_if_never_stopped(self, regions):
+        weighting, other = new(regions), new(regions)
+        for seed in range(3):
+            step(weighting, Batch(seed, regions))
+        other.load_state_dict(copy.deepcopy(weighting.state_dict()))
+        results = [step(each, Batch(7, regions)) for each in (weighting, other)]
+        assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+        assert_same(state(weighting), state(other))
+
+    def test_fresh_state_round_trip(self):
+        new().load_state_dict(copy.deepcopy(new().state_dict()))
+
+    def test_it_is_plain(self):
+        weighting = new()
+        step(weighting, Batch(0))
+
+        def plain(value) -> bool:
+            if isinstance(value, dict):
+                return all(plain(v) for v in value.values())
+            if isinstance(value, (list, tuple)):
+                return all(plain(v) for v in value)
+            return value is None or isinstance(value, (torch.Tensor, str, int, float, bool))
+
+        assert plain(weighting.state_dict())
+
+
+def several_steps(rank: int | None) -> dict:
+    """What is learned from four batches, by one of two ranks or (None) by a single process."""
+    weighting = new()
+    for seed in range(4):
+        batch = Batch(seed)
+        step(weighting, batch if rank is None else batch.half(rank))
+    return state(weighting)
+
+
+@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch was built without gloo")
+def test_two_ranks_learn_what_one_process_learns_from_the_joint_batch(tmp_path):
+    one = several_steps(None)
+    two = run_ranks(several_steps, tmp_path)
+    assert_same(two[0], two[1])
+    assert_same(one, two[0], 1e-5)
+    assert not torch.equal(one["meta.layers.4.weight"], torch.zeros_like(one["meta.layers.4.weight"]))
+
+
+def test_statistics_of_an_epoch():
+    weighting = new()
+    for seed in range(2):
+        step(weighting, Batch(seed))
+    means = weighting.statistics.means()
+    assert set(means) == {"boundary", "disagreeing", "alpha", "beta"}
+    assert all(0 < value < 1 for value in means.values())
+    assert means["alpha"] + means["beta"] == pytest.approx(1)
