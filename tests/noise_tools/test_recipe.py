@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from noise_tools import recipe
@@ -115,6 +117,16 @@ def test_bad_recipe(tmp_path, text, says):
     path.write_text(text)
     with pytest.raises(NoiseToolsError, match=says):
         recipe.load_recipe(path)
+
+
+def test_the_recipe_of_the_documentation_works(tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "noise_manifest.md").read_text()
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text.split("```yaml\n")[1].split("```")[0])
+    components, defaults = recipe.load_recipe(path)
+    recipe.check(components)
+    assert defaults == {"case_fraction": 0.6, "severity": (0.0, 1.0)}
+    assert [component.name for component in components] == ["erosion+elastic", "mixture"]
 
 
 def test_missing_recipe(tmp_path):
