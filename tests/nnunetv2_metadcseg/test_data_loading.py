@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import multiprocessing
+
+import numpy as np
+import pytest
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
+from nnunetv2_metadcseg.data_loading import ExtraSegChannels, StratifiedDataLoader, trusted_patches_per_batch
+
+GIVEN, TRUSTED = ["g0", "g1", "g2"], ["t0", "t1"]
+
+
+class Dataset:
+    """Cases in memory: foreground is one voxel in the corner, so that a patch tells whether it was aimed at."""
+
+    identifiers = sorted(GIVEN + TRUSTED)
+    shape = (12, 12, 12)
+
+    def load_case(self, identifier: str):
+        seg = np.zeros((1, *self.shape), np.int16)
+        seg[0, 0, 0, 0] = 1
+        data = np.full((1, *self.shape), float(identifier.startswith("t")), np.float32)
+        return data, seg, None, {"class_locations": {1: np.array([[0, 0, 0, 0]])}}
+
+
+def loader(batch_size: int = 4, num_trusted: int = 2, foreground: float = 0.33, **more) -> StratifiedDataLoader:
+    settings = {"dataset": Dataset(), "given": GIVEN, "trusted": TRUSTED, **more}
+    labels = LabelManager({"background": 0, "x": 1}, None)
+    return StratifiedDataLoader(
+        settings.pop("dataset"),
+        batch_size,
+        (4, 4, 4),
+        (4, 4, 4),
+        labels,
+        oversample_foreground_percent=foreground,
+        num_trusted=num_trusted,
+        **settings,
+    )
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    np.random.seed(0)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "fraction", "expected"),
+    [(4, 0.5, 2), (2, 0.5, 1), (5, 0.3, 2), (8, 0.01, 1), (4, 0.99, 3), (2, 1.0, 1), (1, 0.5, 0)],
+)
+def test_trusted_patches_per_batch(batch_size, fraction, expected):
+    assert trusted_patches_per_batch(batch_size, fraction) == expected
+
+
+class TestBatches:
+    @pytest.mark.parametrize(("batch_size", "num_trusted"), [(2, 1), (4, 2), (5, 1)])
+    def test_given_first_then_trusted(self, batch_size, num_trusted):
+        batch = next(loader(batch_size, num_trusted))
+        num_given = batch_size - num_trusted
+        assert batch["num_given"] == num_given
+        assert set(batch["keys"][:num_given]) <= set(GIVEN)
+        assert set(batch["keys"][num_given:]) <= set(TRUSTED)
+        assert batch["data"].shape == (batch_size, 1, 4, 4, 4)
+        # The keys belong to the patches.
+        assert batch["data"].amax((1, 2, 3, 4)).tolist() == [0.0] * num_given + [1.0] * num_trusted
+
+    def test_every_case_is_drawn(self):
+        it = loader()
+        assert {key for _ in range(30) for key in it.get_indices()} == set(GIVEN + TRUSTED)
+
+    def test_batch_of_one_draws_both_kinds(self):
+        it = loader(1, 0)
+        counts = [next(it)["num_given"] for _ in range(40)]
+        assert set(counts) == {0, 1}
+        assert 8 < sum(counts) < 32
+
+
+class TestTrustedOnly:
+    def test_switch(self):
+        it = loader()
+        it.trusted_only = True
+        batch = next(it)
+        assert batch["num_given"] == 0
+        assert set(batch["keys"]) <= set(TRUSTED)
+        it.trusted_only = False
+        assert next(it)["num_given"] == 2
+
+    def test_is_off_at_first(self):
+        assert loader().trusted_only is False
+
+    def test_reaches_a_worker_process(self):
+        it = loader()
+        context = multiprocessing.get_context("fork")
+        ours, theirs = context.Pipe()
+        worker = context.Process(target=answer, args=(it, theirs), daemon=True)
+        worker.start()
+        try:
+            counts = []
+            for value in (False, True, False):
+                it.trusted_only = value
+                ours.send("next")
+                assert ours.poll(60)
+                counts.append(ours.recv())
+            assert counts == [2, 0, 2]
+        finally:
+            ours.send("stop")
+            worker.join(10)
+
+    def test_can_be_handed_to_nnunets_augmenter(self):
+        from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
+
+        it = loader()
+        augmenter = NonDetMultiThreadedAugmenter(it, None, 1, num_cached=1, seeds=None, pin_memory=False)
+        try:
+            assert next(augmenter)["num_given"] == 2
+            it.trusted_only = True
+            counts = [next(augmenter)["num_given"] for _ in range(20)]  # those cached before come first
+            assert counts[-1] == 0
+        finally:
+            augmenter._finish()
+
+
+def answer(it: StratifiedDataLoader, connection) -> None:
+    """A worker: loads a batch whenever asked."""
+    while connection.recv() == "next":
+        connection.send(next(it)["num_given"])
+
+
+class TestForeground:
+    def rate(self, it: StratifiedDataLoader, batches: int = 150) -> np.ndarray:
+        """Share of patches that were aimed at the foreground, by position in the batch."""
+        return np.mean([(next(it)["target"] == 1).amax((1, 2, 3, 4)).numpy() for _ in range(batches)], 0)
+
+    def test_both_kinds_get_their_share(self):
+        # nnU-Net's fixed rule at batch size 4 and 33 %: one patch of four, the last (which would always be trusted).
+        rate = self.rate(loader(4, 2))
+        assert rate.mean() == pytest.approx(0.25, abs=0.08)
+        assert rate.min() > 0.1
+
+    def test_all_and_nothing(self):
+        assert self.rate(loader(foreground=1.0), 5).min() == 1
+        assert self.rate(loader(foreground=0.0), 20).mean() < 0.1
+
+    def test_nnunets_own_probabilistic_rule_is_kept(self):
+        it = loader(4, 2, foreground=0.6, probabilistic_oversampling=True)
+        assert it.oversample_foreground_percent == 0.6
+
+
+class TestExtraChannels:
+    def test_travel_beside_the_label(self):
+        extra = ExtraSegChannels(Dataset(), lambda case: np.full((1, *Dataset.shape), 7, np.uint8))
+        assert extra.identifiers == Dataset.identifiers
+        batch = next(loader(dataset=extra))
+        assert batch["target"].shape == (4, 2, 4, 4, 4)
+        assert (batch["target"][:, 1] == 7).all()
+
+    def test_wrong_shape_is_named(self):
+        extra = ExtraSegChannels(Dataset(), lambda case: np.zeros((1, 3, 3, 3), np.uint8))
+        with pytest.raises(ValueError, match=r"extra map of case g0 has shape \(3, 3, 3\).*\(12, 12, 12\)"):
+            extra.load_case("g0")
