@@ -1,9 +1,9 @@
 """Label audit, the numbers: how far a given label can be relied on, where it looks wrong, and in which direction.
 
 Knows arrays only (no torch, no nnU-Net). A *structure* is what the network decides about: a foreground label, or a
-region of a region-based data set. The idea is that of `agreement.py`: a label that disagrees with the prediction on d times
-its size, where right labels disagree on e times theirs, is d / e times more likely to be wrong there. Definitions and
-evidence: docs/label_audit.md.
+region of a region-based data set. The idea is that of `agreement.py`: a label that disagrees with the prediction on d
+times its size, where right labels disagree on e times theirs, is d / e times more likely to be wrong there. Definitions
+and evidence: docs/label_audit.md.
 """
 
 from __future__ import annotations
@@ -163,6 +163,12 @@ def error_direction(given: np.ndarray, proposed: np.ndarray, spacing: Sequence[f
     return ErrorDirection(kind, bias, shift, distance, **parts)
 
 
+def unit(spacing: Sequence[float], shape: Sequence[int]) -> str:
+    """px for a flat image with spacing 1 (PNG and such), else mm."""
+    real = [s for s, n in zip(spacing, shape, strict=True) if n > 1]
+    return "px" if len(real) < 3 and all(s == 1 for s in real) else "mm"
+
+
 def _kind(
     wrong: int, lost: int, gained: int, over: np.ndarray, under: np.ndarray, shift: float, distance: float
 ) -> str:
@@ -202,7 +208,7 @@ def _surface_distances(given: np.ndarray, proposed: np.ndarray, spacing: Sequenc
     for image in images:
         image.SetSpacing([float(s) for s in reversed(spacing)])
     fields = [_signed_distance(image) for image in images]
-    surfaces = [sitk.GetArrayViewFromImage(sitk.LabelContour(i, True)).astype(bool) for i in images]
+    surfaces = [field == 0 for field in fields]  # outermost voxels of a mask
     label_side = fields[1][surfaces[0]]  # the label's surface in the proposal's field: positive outside
     proposal_side = -fields[0][surfaces[1]]  # the proposal's surface inside the label: positive too
     signed = (label_side.mean() + proposal_side.mean()) / 2

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from nnunetv2_metadcseg.label_audit import unit
 from nnunetv2_metadcseg.label_audit_pictures import GIVEN_COLOUR, PROPOSED_COLOUR, data_url, draw_case
 
 if TYPE_CHECKING:
@@ -105,8 +106,6 @@ def _table(audit: Audit) -> str:
 
 
 def _row(finding: CaseFinding, names: Sequence[str], ending: str) -> str:
-    from nnunetv2_metadcseg.label_audit_run import unit
-
     own = {label.name: label for label in finding.labels}
     main = min(finding.labels, key=lambda label: (label.direction.kind == "none", label.reliability)).direction
     lengths = [(key, getattr(main, key)) for key in ("bias", "shift", "distance")]
@@ -145,8 +144,6 @@ def _links(case: str, ending: str) -> str:
 
 
 def _case(finding: CaseFinding, ending: str, picture: str | None) -> str:
-    from nnunetv2_metadcseg.label_audit_run import unit
-
     length = unit(finding.spacing, finding.shape)
     lines = "".join(
         f"<tr><td>{escape(label.name)}</td><td>{label.reliability:.3f}</td><td>{label.direction.kind}</td>"
@@ -178,7 +175,8 @@ Trusted cases are green.</p>
 {histogram}
 <h2>Cases, the least reliable first</h2>
 <p>Click a heading to sort, a case to open it. Bias: mean signed distance of the label's surface from the proposed one
-(positive: too large); shift: of the centroids; distance: mean distance of the surfaces; all of the worst label. Suspicion maps hold per cent.</p>
+(positive: too large); shift: of the centroids; distance: mean distance of the surfaces; all of the worst
+label. Suspicion maps hold per cent.</p>
 <div class="scroll">{table}</div>
 <h2>One by one</h2>
 <p>Contours: <b style="background:{given}">given</b>, <b style="background:{proposed}">proposed</b> (dashed). Below them

@@ -212,16 +212,19 @@ class TrainedModel:
             raise AuditError(f"There is no {file}; run nnUNetv2_preprocess, which copies the labels there.")
         return np.rint(self.reader.read_seg(str(file))[0][0]).astype(np.int16)
 
-    def predict(self, case: str) -> CasePrediction:
-        """Label and mean prediction of the folds that predict the case."""
-        folds, out_of_fold = self.folds_for(case)
+    def predict(self, case: str, folds: Sequence[Fold] | None = None) -> CasePrediction:
+        """Label and mean prediction of the folds that predict the case (or of the given ones)."""
+        chosen, out_of_fold = self.folds_for(case)
+        if folds is not None:
+            chosen, out_of_fold = list(folds), all(case not in self.split(fold)[0] for fold in folds)
         data, seg, _, properties = self.dataset.load_case(case)
         data, seg = np.asarray(data[:]), np.asarray(seg[:])
-        outputs = [self.networks[fold].run(case, data, seg) for fold in folds]
+        outputs = [self.networks[fold].run(case, data, seg) for fold in chosen]
         logits = sum(o[0] for o in outputs) / len(outputs)
         predicted, probabilities = self._export(logits, properties)
         learned = [o[1] for o in outputs if o[1] is not None]
-        records = [r for r in (self.networks[fold].record(case) for fold in folds) if r is not None]
+        # Every fold that was trained on the case has counted it, also where another one predicts it.
+        records = [r for r in (network.record(case) for network in self.networks.values()) if r is not None]
         given = self.given(case)
         ignore = self.label_manager.ignore_label
         return CasePrediction(

@@ -27,6 +27,7 @@ from nnunetv2_metadcseg.label_audit import (
     pooled,
     proposed_label,
     reliability,
+    unit,
     wrong_probability,
 )
 from nnunetv2_metadcseg.label_audit_predict import AuditError, CasePrediction, Structure, TrainedModel
@@ -317,12 +318,6 @@ def _notes(model: TrainedModel, findings: Sequence[CaseFinding], learned: bool) 
             "agree best."
         )
     return notes
-
-
-def unit(spacing: Sequence[float], shape: Sequence[int]) -> str:
-    """px for a flat image with spacing 1 (PNG and such), else mm."""
-    real = [s for s, n in zip(spacing, shape, strict=True) if n > 1]
-    return "px" if len(real) < 3 and all(s == 1 for s in real) else "mm"
 
 
 def rows(audit: Audit, ending: str) -> list[dict[str, Any]]:

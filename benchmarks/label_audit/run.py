@@ -1,0 +1,134 @@
+"""Evidence for the label audit: does it find corrupted cases and wrong voxels, and better than simple rivals?
+
+    python benchmarks/label_audit/run.py                       all of it
+    python benchmarks/label_audit/run.py --dataset nuclei --label-dice 0.8 --seed 0 --steps 200
+
+Every finished step is kept in the working folder, so a stopped run goes on. Results: results/label_audit.csv (the
+methods) and results/signals.csv (single signals of the audit and their combinations). Needs cleanlab and scikit-learn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+DATA = HERE.parents[2] / "shared" / "data"
+sys.path.insert(0, str(HERE))
+
+import train as training  # noqa: E402
+from evaluate import METHOD_COLUMNS, SIGNAL_COLUMNS, evaluate  # noqa: E402
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--data", type=Path, default=HERE.parents[2] / "shared" / "data", help="folder of the data sets"
+    )
+    parser.add_argument("--work", type=Path, default=HERE / "work", help="bulky and disposable")
+    parser.add_argument("--results", type=Path, default=HERE / "results")
+    parser.add_argument("--dataset", nargs="+", choices=list(training.SOURCES), default=list(training.SOURCES))
+    parser.add_argument("--label-dice", nargs="+", type=float, default=[0.8, 0.6])
+    parser.add_argument("--seed", nargs="+", type=int, default=[0])
+    parser.add_argument("--steps", type=int, default=200, help="training steps per network (default: 200)")
+    parser.add_argument("--cases", type=int, default=120, help="cases per data set (default: 120)")
+    parser.add_argument("--trusted", type=int, default=10)
+    parser.add_argument("--case-fraction", type=float, default=0.5, help="share of the others that is corrupted")
+    parser.add_argument("--only", nargs=2, metavar=("ARM", "FOLD"), help=argparse.SUPPRESS)
+    args = parser.parse_args(arguments)
+    args.work = args.work.resolve()
+    training.set_paths(args.work)
+    cells = [training.Cell(d, q, s) for s in args.seed for d in args.dataset for q in args.label_dice]
+    if args.only:
+        training.train(cells[0], args.only[0], int(args.only[1]), args.work, args.steps)
+        return 0
+    for cell in cells:
+        training.prepare(cell, args.data.resolve(), args.work, args.cases, args.trusted, args.case_fraction)
+        for arm in training.TRAINERS:
+            for fold in (0, 1):
+                train_apart(cell, arm, fold, args)
+        folder = predict(cell, args.work)
+        methods, signals = evaluate(cell, folder, clean_labels(cell, args.work))
+        for name, columns, rows in (
+            ("label_audit.csv", METHOD_COLUMNS, methods),
+            ("signals.csv", SIGNAL_COLUMNS, signals),
+        ):
+            add_rows(args.results / name, columns, rows, cell)
+        for row in methods:
+            print(*(row[name] for name in METHOD_COLUMNS), flush=True)
+    return 0
+
+
+def train_apart(cell: training.Cell, arm: str, fold: int, args: argparse.Namespace) -> None:
+    """In a process of its own: nnU-Net's trainers leave threads and settings behind."""
+    model = args.work / "nnUNet_results" / cell.dataset_name / f"{training.TRAINERS[arm]}__nnUNetPlans__audit"
+    if (model / f"fold_{fold}" / "checkpoint_final.pth").is_file():
+        return
+    command = [sys.executable, __file__, "--work", args.work, "--dataset", cell.dataset, "--steps", args.steps]
+    command += ["--label-dice", cell.label_dice, "--seed", cell.seed, "--only", arm, fold]
+    subprocess.run([str(c) for c in command], check=True, stdout=subprocess.DEVNULL)
+
+
+def predict(cell: training.Cell, work: Path) -> Path:
+    """Out-of-fold predictions of both trainers and in-fold ones of stock nnU-Net, kept as pickles per case."""
+    from nnunetv2_metadcseg.label_audit_predict import TrainedModel
+
+    folder = work / "predictions" / cell.name
+    folder.mkdir(parents=True, exist_ok=True)
+    results = work / "nnUNet_results" / cell.dataset_name
+    preprocessed = work / "nnUNet_preprocessed" / cell.dataset_name
+    for arm, trainer in training.TRAINERS.items():
+        model = TrainedModel(results / f"{trainer}__nnUNetPlans__{training.CONFIGURATION}", preprocessed, (0, 1))
+        (folder / "structures.pkl").write_bytes(pickle.dumps(model.structures))
+        for case in model.cases():
+            file = folder / f"{case}.{arm}.pkl"
+            if file.is_file():
+                continue
+            seen = [fold for fold in (0, 1) if case in model.split(fold)[0]]
+            content = {"oof": model.predict(case), "seen": model.predict(case, seen)}
+            for prediction in content.values():
+                prediction.probabilities = prediction.probabilities.astype("float16")
+            content["trusted"] = case in model.dataset_json["trusted_cases"]
+            temporary = file.with_suffix(".tmp")
+            temporary.write_bytes(pickle.dumps(content))
+            os.replace(temporary, file)
+    return folder
+
+
+def clean_labels(cell: training.Cell, work: Path):
+    """A function case -> clean label, read as nnU-Net reads it."""
+    import json
+
+    import numpy as np
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    raw = next((work / "nnUNet_raw").glob(f"Dataset{cell.source.number:03d}_*"))
+    files = json.loads((raw / "dataset.json").read_text())["dataset"]
+    plans = PlansManager(str(work / "nnUNet_preprocessed" / cell.dataset_name / "nnUNetPlans.json"))
+    reader = plans.image_reader_writer_class()
+    return lambda case: np.rint(reader.read_seg(files[case]["label"])[0][0]).astype(np.int16)
+
+
+def add_rows(file: Path, columns: tuple[str, ...], rows: list[dict], cell: training.Cell) -> None:
+    """Replaces the cell's rows in a results file."""
+    key = {"dataset": cell.dataset, "label_dice": f"{cell.label_dice:g}", "seed": str(cell.seed)}
+    kept = []
+    if file.is_file():
+        with file.open(newline="") as stream:
+            kept = [row for row in csv.DictReader(stream) if any(row[name] != value for name, value in key.items())]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, columns)
+        writer.writeheader()
+        writer.writerows(
+            sorted([*kept, *rows], key=lambda row: [str(row[name]) for name in ("dataset", "label_dice", "seed")])
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

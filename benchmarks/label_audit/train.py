@@ -1,0 +1,179 @@
+"""Prepare a corrupted data set in two folds and train on it: stock nnU-Net and MetaDCSeg, a few hundred steps each."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+CONFIGURATION = "audit"
+TRAINERS = {"stock": "nnUNetTrainer", "metadcseg": "nnUNetTrainerMetaDCSeg"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set with clean labels: folder name, the configuration to shrink, patch and batch of the small one."""
+
+    folder: str
+    configuration: str
+    patch: tuple[int, ...]
+    batch_size: int
+    number: int
+
+
+SOURCES = {
+    "hippocampus": Source("Dataset004_Hippocampus", "3d_fullres", (32, 48, 32), 4, 700),
+    "nuclei": Source("Dataset020_Nuclei", "2d", (128, 128), 8, 740),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One corrupted data set."""
+
+    dataset: str
+    label_dice: float
+    seed: int
+
+    @property
+    def source(self) -> Source:
+        return SOURCES[self.dataset]
+
+    @property
+    def number(self) -> int:
+        return self.source.number + 1 + 10 * self.seed % 40 + round(10 * self.label_dice) % 10
+
+    @property
+    def name(self) -> str:
+        return f"{self.dataset}_{round(100 * self.label_dice)}_{self.seed}"
+
+    @property
+    def dataset_name(self) -> str:
+        return f"Dataset{self.number:03d}_{self.name}"
+
+
+def set_paths(work: Path) -> None:
+    """nnU-Net's folders inside the working folder; to be called before nnU-Net is imported."""
+    for kind in ("raw", "preprocessed", "results"):
+        folder = work / f"nnUNet_{kind}"
+        folder.mkdir(parents=True, exist_ok=True)
+        os.environ[f"nnUNet_{kind}"] = str(folder)
+    os.environ.update(nnUNet_compile="f", nnUNet_def_n_proc="1")
+
+
+def prepare(cell: Cell, data: Path, work: Path, cases: int, trusted: int, case_fraction: float) -> Path:
+    """Corrupts, plans and preprocesses; returns the preprocessed folder. Done once."""
+    preprocessed = work / "nnUNet_preprocessed" / cell.dataset_name
+    if (preprocessed / "splits_final.json").is_file():
+        return preprocessed
+    link_source(cell.source, data, work, cases)
+    noise = ("--noise", "erosion", "dilation", "affine", "--case-fraction", case_fraction)
+    _run(
+        *("noise_tools.cli", "corrupt", "-d", cell.source.number, "-o", cell.number, "--name", cell.name, *noise),
+        *("--label-dice", cell.label_dice, "--trusted", trusted, "--seed", cell.seed, "--overwrite"),
+    )
+    planner = "nnunetv2.experiment_planning.plan_and_preprocess_entrypoints"
+    code = f"from {planner} import plan_and_preprocess_entry as f; f()"
+    options = ("-d", cell.number, "-c", cell.source.configuration, "-np", 1, "-npfp", 1)
+    subprocess.run([sys.executable, "-c", code, *map(str, options)], check=True, stdout=subprocess.DEVNULL)
+    small = ("--name", CONFIGURATION, "--features", 8, "--batch-size", cell.source.batch_size)
+    _run(
+        *("nnunetv2_metadcseg.cli", "small-config", "-d", cell.number, "-c", cell.source.configuration, *small),
+        *("--patch", *cell.source.patch),
+    )
+    two_folds(preprocessed, cell.seed)
+    return preprocessed
+
+
+def _run(module: str, *arguments: Any) -> None:
+    subprocess.run([sys.executable, "-m", module, *map(str, arguments)], check=True)
+
+
+def link_source(source: Source, data: Path, work: Path, cases: int) -> None:
+    """A raw data set of the first `cases` cases that refers to the files of the source."""
+    folder = work / "nnUNet_raw" / f"Dataset{source.number:03d}_{source.folder.split('_')[1]}"
+    if (folder / "dataset.json").is_file():
+        return
+    from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+
+    content = json.loads((data / source.folder / "dataset.json").read_text())
+    found = get_filenames_of_train_images_and_targets(str(data / source.folder))
+    chosen = sorted(found)[:cases]
+    content |= {"dataset": {case: found[case] for case in chosen}, "numTraining": len(chosen)}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "dataset.json").write_text(json.dumps(content, indent=2))
+
+
+def two_folds(preprocessed: Path, seed: int) -> None:
+    """Each half of the doubtful cases validates the network trained on the other; trusted cases train in both."""
+    trusted = json.loads((preprocessed / "dataset.json").read_text())["trusted_cases"]
+    every = sorted(f.name.split(".")[0] for f in (preprocessed / "gt_segmentations").iterdir())
+    doubtful = np.random.default_rng(seed).permutation([case for case in every if case not in trusted]).tolist()
+    halves = sorted(doubtful[::2]), sorted(doubtful[1::2])
+    splits = [{"train": sorted(halves[1 - i] + trusted), "val": halves[i]} for i in (0, 1)]
+    (preprocessed / "splits_final.json").write_text(json.dumps(splits, indent=2))
+
+
+def train(cell: Cell, arm: str, fold: int, work: Path, steps: int, steps_per_epoch: int = 25) -> None:
+    """Trains one fold with a fixed number of steps and keeps the final checkpoint. Done once."""
+    trainer_name = TRAINERS[arm]
+    model = work / "nnUNet_results" / cell.dataset_name / f"{trainer_name}__nnUNetPlans__{CONFIGURATION}"
+    if (model / f"fold_{fold}" / "checkpoint_final.pth").is_file():
+        return
+    import torch
+
+    if arm == "stock":
+        from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer as trainer_class
+    else:
+        from nnunetv2_metadcseg.trainer import nnUNetTrainerMetaDCSeg as trainer_class
+    os.environ["nnUNet_n_proc_DA"] = "0"
+    random.seed(cell.seed)
+    np.random.seed(cell.seed)
+    torch.manual_seed(cell.seed)
+    preprocessed = work / "nnUNet_preprocessed" / cell.dataset_name
+    plans, dataset = (json.loads((preprocessed / n).read_text()) for n in ("nnUNetPlans.json", "dataset.json"))
+    plans["continue_training"] = False
+    trainer = trainer_class(plans, CONFIGURATION, fold, dataset, torch.device("cpu"))
+    trainer.num_iterations_per_epoch, trainer.num_epochs = steps_per_epoch, steps // steps_per_epoch
+    trainer.num_val_iterations_per_epoch = 1
+    without_side_products(trainer)
+    use_adam(trainer)
+    trainer.initialize()
+    spatial = torch.channels_last_3d if len(cell.source.patch) == 3 else torch.channels_last
+    trainer.network.to(memory_format=spatial)
+    trainer.run_training()
+
+
+def use_adam(trainer: Any, learning_rate: float = 3e-3) -> None:
+    """Adam with nnU-Net's polynomial decay, in every arm: nnU-Net's own SGD had learned little after 600 steps here."""
+    import torch
+    from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+
+    def configure_optimizers() -> tuple:
+        optimizer = torch.optim.Adam(trainer.network.parameters(), lr=learning_rate)
+        return optimizer, PolyLRScheduler(optimizer, learning_rate, trainer.num_epochs)
+
+    trainer.configure_optimizers = configure_optimizers
+
+
+def without_side_products(trainer: Any) -> None:
+    """No mirroring (as in the noise study), no plots, no checkpoint but the final one."""
+    configure = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size
+
+    def without_mirroring() -> tuple:
+        rotation, dummy_2d, patch, _ = configure()
+        trainer.inference_allowed_mirroring_axes = None
+        return rotation, dummy_2d, patch, None
+
+    trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size = without_mirroring
+    trainer.plot_network_architecture = lambda: None
+    trainer.logger.plot_progress_png = lambda output_folder: None
+    trainer.save_every = trainer.num_epochs + 1
+    trainer._best_ema = float("inf")

@@ -1,0 +1,155 @@
+"""Scores, maps and error directions on small arrays whose answer is known."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from nnunetv2_metadcseg.label_audit import (
+    MAX_OPTIMISM,
+    combined_ratio,
+    disagreement,
+    error_direction,
+    expected_rate,
+    pooled,
+    proposed_label,
+    reliability,
+    wrong_probability,
+)
+
+
+def ball(radius: float, center=(12, 12, 12), size=24, spacing=(1, 1, 1)) -> np.ndarray:
+    grid = np.indices((size,) * 3)
+    return sum(((g - c) * s) ** 2 for g, c, s in zip(grid, center, spacing, strict=True)) <= radius**2
+
+
+def test_disagreement_weighs_by_confidence_and_tells_the_direction():
+    given = np.array([1, 1, 0, 0], bool)
+    found = disagreement(given, np.array([0.9, 0.1, 0.75, 0.2]))
+    assert found.extra == pytest.approx(0.8) and found.missing == pytest.approx(0.5)
+    assert found.size == 2 and found.rate == pytest.approx(1.3 / 2)
+
+
+def test_disagreement_counts_no_ignored_voxel():
+    given = np.array([1, 1, 0], bool)
+    found = disagreement(given, np.array([0.9, 0.1, 0.9]), np.array([True, False, False]))
+    assert (found.extra, found.missing, found.size) == (0, 0, 1)
+
+
+def test_structure_that_neither_has_is_no_disagreement():
+    assert disagreement(np.zeros(5, bool), np.full(5, 0.3)).rate == 0
+
+
+def test_pooled_adds_up():
+    parts = [
+        disagreement(np.ones(2, bool), np.array([0.0, 1.0])),
+        disagreement(np.zeros(2, bool), np.array([1.0, 0.0])),
+    ]
+    whole = pooled(parts)
+    assert (whole.extra, whole.missing, whole.size) == (1, 1, 2)
+
+
+def test_expected_rate_is_the_trusted_one_within_bounds():
+    trusted = np.array([True, True, False, False, False])
+    assert expected_rate(np.array([0.1, 0.3, 0.05, 0.05, 0.9]), trusted) == pytest.approx(0.2)
+    assert expected_rate(np.array([0.1, 0.1, 0.9, 0.9, 0.9]), trusted) == pytest.approx(0.1 * MAX_OPTIMISM)
+
+
+def test_expected_rate_without_trusted_cases_is_that_of_the_best():
+    rates = np.linspace(0.1, 1.1, 11)
+    assert expected_rate(rates, np.zeros(11, bool)) == pytest.approx(0.3)
+
+
+def test_expected_rate_of_nothing_is_an_error():
+    with pytest.raises(ValueError, match="No case"):
+        expected_rate(np.array([]), np.array([], bool))
+
+
+def test_expected_rate_is_never_zero():
+    assert expected_rate(np.zeros(3), np.ones(3, bool)) > 0
+
+
+def test_reliability_falls_with_the_ratio():
+    values = [reliability(r) for r in (0, 0.5, 1, 4, 100)]
+    assert values[0] == 1 and values[2] == 0.5 and values == sorted(values, reverse=True) and values[-1] > 0
+
+
+def test_combined_ratio_is_the_geometric_mean_and_bears_zero():
+    assert combined_ratio([1, 4]) == pytest.approx(2)
+    assert 0 < combined_ratio([0, 1]) < 1
+
+
+def test_wrong_probability_is_one_minus_p_at_ratio_one():
+    p = np.array([0, 0.2, 0.5, 1.0])
+    assert wrong_probability(p, 1) == pytest.approx(1 - p)
+
+
+def test_wrong_probability_grows_with_the_ratio():
+    p = np.array([0.2, 0.5, 0.9])
+    low, high = wrong_probability(p, 0.5), wrong_probability(p, 3)
+    assert (low < 1 - p).all() and (high > 1 - p).all() and (high <= 1).all()
+    assert wrong_probability(np.array([0.5]), 3)[0] == pytest.approx(0.75)
+
+
+def test_proposed_label_keeps_what_is_not_suspicious():
+    given, predicted = np.array([1, 1, 0], np.int16), np.array([2, 2, 2], np.int16)
+    proposed = proposed_label(given, predicted, np.array([0.9, 0.1, 0.5]))
+    assert proposed.tolist() == [2, 1, 2] and proposed.dtype == np.int16
+
+
+@pytest.mark.parametrize(("given", "proposed", "kind", "sign"), [(8, 6, "too large", 1), (6, 8, "too small", -1)])
+def test_size_errors_have_a_signed_distance(given, proposed, kind, sign):
+    found = error_direction(ball(given), ball(proposed), (1, 1, 1))
+    assert found.kind == kind
+    # Distances between voxel centers on rough surfaces come out up to half a voxel short.
+    assert found.bias == pytest.approx(2 * sign, abs=0.5) and found.distance == pytest.approx(2, abs=0.5)
+    assert found.shift == pytest.approx(0, abs=1e-9)
+
+
+def test_distances_are_in_the_unit_of_the_spacing():
+    spacing = (3, 1, 1)
+    given, proposed = (ball(r, spacing=spacing) for r in (9, 6))
+    found = error_direction(given, proposed, spacing)
+    assert found.kind == "too large" and found.bias == pytest.approx(3, abs=0.75)
+
+
+def test_shift_is_named_and_measured():
+    found = error_direction(ball(6, (15, 12, 12)), ball(6), (2, 1, 1))
+    assert found.kind == "shifted" and found.shift == pytest.approx(6) and abs(found.bias) < 0.5
+
+
+def test_equal_labels_have_no_error():
+    found = error_direction(ball(6), ball(6), (1, 1, 1))
+    assert (found.kind, found.bias, found.distance) == ("none", 0, 0)
+
+
+def test_empty_sides():
+    nothing = np.zeros((24, 24, 24), bool)
+    assert error_direction(nothing, ball(4), (1, 1, 1)).kind == "missing"
+    extra = error_direction(ball(4), nothing, (1, 1, 1))
+    assert extra.kind == "extra" and math.isnan(extra.bias) and extra.extra_parts == 1
+    assert error_direction(nothing, nothing, (1, 1, 1)).kind == "none"
+
+
+def test_missing_and_extra_parts_in_a_flat_image():
+    first, second = np.zeros((1, 30, 30), bool), np.zeros((1, 30, 30), bool)
+    first[0, 2:8, 2:8] = second[0, 2:8, 2:8] = True
+    second[0, 20:26, 20:26] = True
+    lost = error_direction(first, second, (999, 1, 1))
+    assert (lost.kind, lost.missing_parts, lost.extra_parts) == ("missing", 1, 0)
+    assert error_direction(second, first, (999, 1, 1)).kind == "extra"
+    assert lost.shift < 30  # the spacing of the axis of length one plays no part
+
+
+def test_a_wobbly_contour_is_neither():
+    # Corners cut off on all sides and bumps added on all sides.
+    proposed = np.zeros((1, 40, 40), bool)
+    proposed[0, 10:30, 10:30] = True
+    given = proposed.copy()
+    for a in (slice(10, 13), slice(27, 30)):
+        for b in (slice(10, 13), slice(27, 30)):
+            given[0, a, b] = False
+    given[0, 8:10, 18:22] = given[0, 30:32, 18:22] = given[0, 18:22, 8:10] = given[0, 18:22, 30:32] = True
+    assert error_direction(given, proposed, (1, 1, 1)).kind == "mixed"
