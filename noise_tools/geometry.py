@@ -123,11 +123,14 @@ def nearest_claim(claims: dict[int, np.ndarray], label: np.ndarray, spacing: Seq
     nearest = np.full(label.shape, -np.inf, dtype=np.float32)
     for value, mask in claims.items():
         result[mask & ~contested] = value
-        if contested.any():
-            distance = signed_distance(label == value, spacing)
-            wins = mask & contested & ((distance > nearest) | (result == 0))
-            result[wins] = value
-            nearest[wins] = distance[wins]
+        box = bounding_box(mask & contested)
+        if box is not None:
+            before = label == value
+            box = grow_box(bounding_box(mask | before), label.shape, spacing, 0.0)
+            distance = signed_distance(before[box], spacing)
+            wins = (mask & contested)[box] & ((distance > nearest[box]) | (result[box] == 0))
+            result[box][wins] = value
+            nearest[box][wins] = distance[wins]
     return result
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from noise_tools.geometry import signed_distance, smooth_field
+from noise_tools.geometry import bounding_box, grow_box, signed_distance, smooth_field
 from noise_tools.noise.base import Noise, Parameter, Params
 
 
@@ -54,8 +54,11 @@ class Elastic(Noise):
         best = np.full(label.shape, -np.inf, dtype=np.float32)
         winner = np.zeros_like(label)
         for value in present:
-            score = moved(label == value)
-            better = score > best
-            best[better] = score[better]
-            winner[better] = value
+            mask = label == value
+            # Beyond this box the label's sum is below zero: others win there.
+            box = grow_box(bounding_box(mask), label.shape, spacing, 3 * amplitude)
+            score = moved(mask[box])
+            better = score > best[box]
+            best[box][better] = score[better]
+            winner[box][better] = value
         return np.where(inside, winner, 0)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from noise_tools.geometry import components
+from noise_tools.geometry import bounding_box, components
 from noise_tools.noise.base import Noise, Parameter, Params
 
 
@@ -54,9 +54,11 @@ def objects(label: np.ndarray, labels: Sequence[int], whole_labels: bool = False
     values: list[int] = []
     for value in labels:
         mask = label == value
-        if not mask.any():
+        box = bounding_box(mask)
+        if box is None:
             continue
+        mask = mask[box]
         parts, count = (mask.astype(np.int32), 1) if whole_labels else components(mask)
-        numbered[mask] = parts[mask] + len(values)
+        numbered[box][mask] = parts[mask] + len(values)
         values += [value] * count
     return numbered, values
