@@ -33,7 +33,7 @@ SHAPE = (400, 512, 512)
 SPACING = (1.25, 0.78, 0.78)  # mm; an abdominal CT
 LABELS = tuple(range(1, 21))
 RADIUS = 3.0  # mm, of erosion and dilation
-HALF_VOXEL = min(SPACING) / 2  # from the centre of an outermost voxel to the surface
+TO_SURFACE = min(SPACING) / 4  # as in noise_tools.geometry: from a voxel of the other side to the surface
 SEVERITY = 0.3  # of all other types
 REFERENCE = "one distance transform"
 
@@ -191,8 +191,12 @@ def _measure(name: str, volume: Path) -> dict[str, Any]:
 
 
 def run_measure(args: argparse.Namespace) -> None:
+    from importlib import import_module
+
     import SimpleITK as sitk
 
+    for name in ("scipy.ndimage", "scipy.spatial", "skimage.draw", "skimage.measure"):
+        import_module(name)  # or it would be measured
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     label = np.load(args.volume)
     kind, _, name = args.name.rpartition(" ")
@@ -256,7 +260,7 @@ def _naive_erosion(label: np.ndarray, params: dict[str, Any]) -> np.ndarray:
     noisy = label.copy()
     for value in LABELS:
         mask = label == value
-        noisy[mask & (distance_transform_edt(mask, sampling=SPACING) - HALF_VOXEL <= params["radius"])] = 0
+        noisy[mask & (distance_transform_edt(mask, sampling=SPACING) - TO_SURFACE <= params["radius"])] = 0
     return noisy
 
 
@@ -265,7 +269,7 @@ def _naive_dilation(label: np.ndarray, params: dict[str, Any]) -> np.ndarray:
 
     noisy, nearest = label.copy(), np.full(label.shape, np.inf)
     for value in LABELS:
-        distance = distance_transform_edt(label != value, sampling=SPACING) - HALF_VOXEL
+        distance = distance_transform_edt(label != value, sampling=SPACING) - TO_SURFACE
         wins = (label == 0) & (distance <= params["radius"]) & (distance < nearest)
         noisy[wins] = value
         nearest[wins] = distance[wins]

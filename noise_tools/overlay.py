@@ -114,10 +114,15 @@ def legend_handles(first: str, second: str) -> list:
 
 
 def png_bytes(figure: Figure, dpi: int = 100) -> bytes:
-    """The figure as PNG, free of metadata such as the date, so that the same picture gives the same bytes."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.08, metadata={"Software": None})
-    return buffer.getvalue()
+    """The figure as PNG of 256 colours, which is less than half the size; the same picture gives the same bytes."""
+    from PIL import Image
+
+    drawn, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.08)
+    with Image.open(drawn) as image:
+        reduced = image.convert("RGB").quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    reduced.save(small, format="png", optimize=True)
+    return small.getvalue()
 
 
 def png_base64(figure: Figure, dpi: int = 100) -> str:

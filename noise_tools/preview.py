@@ -101,17 +101,19 @@ def preview(
         pictures.append((component.name, _without_ignored(noisy, dataset), dice))
     plane = fullest_plane(clean != 0, spacing)
     across = plane if plane.axis is None else fullest_plane(clean != 0, spacing, axis=1 if plane.axis == 0 else 0)
-    everything = np.logical_or.reduce([clean != 0, *(noisy != 0 for _, noisy, _ in pictures)])
-    figure, axes = _canvas(len(components) + 1)
-    draw_overlay(axes[0], plane, image, clean, window=window_around(plane.cut(everything)))
+    windows = {id(p): window_around(p.cut(clean) != 0) for p in (plane, across)}
+    figure, axes = _canvas(len(components) + 1, _height(plane, windows[id(plane)]))
+    draw_overlay(axes[0], plane, image, clean, window=windows[id(plane)])
     axes[0].set_title(f"{case}\n{plane.title or 'clean'}", fontsize=9)
     for ax, (name, noisy, dice) in zip(axes[1:], pictures, strict=False):
         # Within its own plane, noise of whole slices would not show.
         shown = across if name.startswith("slice_") else plane
-        if np.array_equal(shown.cut(noisy), shown.cut(clean)):
+        window = windows[id(shown)]
+        if np.array_equal(shown.cut(noisy)[window], shown.cut(clean)[window]):  # the noise lies elsewhere
             shown = fullest_plane(noisy != clean, spacing, shown.axis)
-        draw_overlay(ax, shown, image, clean, noisy, window_around(shown.cut(everything)))
-        elsewhere = "" if shown is plane else f", {shown.title}"
+            window = window_around((shown.cut(noisy) != 0) | (shown.cut(clean) != 0))
+        draw_overlay(ax, shown, image, clean, noisy, window)
+        elsewhere = "" if shown is plane or not shown.title else f", {shown.title}"
         ax.set_title(f"{name}\nDice {dice:.2f}{elsewhere}", fontsize=9)
     return figure
 
@@ -128,15 +130,21 @@ def _fits(name: str, dataset: Any) -> bool:
     return True
 
 
-def _canvas(count: int) -> tuple[Figure, np.ndarray]:
-    """Figure with a legend and at least `count` empty axes."""
+def _height(plane: Any, window: tuple[slice, ...]) -> float:
+    """Height of a picture relative to its width, within bounds."""
+    rows, columns = (edge.stop - edge.start for edge in window)
+    return min(1.3, max(0.4, rows * plane.aspect / columns))
+
+
+def _canvas(count: int, height: float) -> tuple[Figure, np.ndarray]:
+    """Figure with a legend and at least `count` empty axes, of this height relative to their width."""
     from matplotlib.figure import Figure
 
     from noise_tools.overlay import legend_handles
 
     columns = min(_COLUMNS, count)
     rows = -(-count // columns)
-    figure = Figure(figsize=(2.4 * columns, 2.95 * rows + 0.4), layout="constrained")
+    figure = Figure(figsize=(2.4 * columns, (2.4 * height + 0.5) * rows + 0.4), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax in axes[count:]:
         ax.set_axis_off()
