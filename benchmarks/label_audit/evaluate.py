@@ -136,7 +136,7 @@ def study(stock: dict, ours: dict, structures: Sequence, wrong: dict[str, np.nda
     """AUROC of single signals and combinations, out of fold and in fold."""
     rows = []
     for model, contents in (("stock", stock), ("metadcseg", ours)):
-        for kind in ("oof", "seen"):
+        for kind in ("oof", "seen") if model == "stock" else ("oof",):
             chosen = {case: c[kind] for case, c in contents.items()}
             for name, values in case_signals(chosen, structures, wrong).items():
                 truth = np.array([wrong[case].any() for case in wrong])

@@ -1,7 +1,7 @@
 """Evidence for the label audit: does it find corrupted cases and wrong voxels, and better than simple rivals?
 
     python benchmarks/label_audit/run.py                       all of it
-    python benchmarks/label_audit/run.py --dataset nuclei --label-dice 0.8 --seed 0 --steps 200
+    python benchmarks/label_audit/run.py --dataset nuclei --label-dice 0.8 --seed 0 --steps 120
 
 Every finished step is kept in the working folder, so a stopped run goes on. Results: results/label_audit.csv (the
 methods) and results/signals.csv (single signals of the audit and their combinations). Needs cleanlab and scikit-learn.
@@ -13,7 +13,6 @@ import argparse
 import csv
 import os
 import pickle
-import subprocess
 import sys
 from pathlib import Path
 
@@ -35,23 +34,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dataset", nargs="+", choices=list(training.SOURCES), default=list(training.SOURCES))
     parser.add_argument("--label-dice", nargs="+", type=float, default=[0.8, 0.6])
     parser.add_argument("--seed", nargs="+", type=int, default=[0])
-    parser.add_argument("--steps", type=int, default=200, help="training steps per network (default: 200)")
-    parser.add_argument("--cases", type=int, default=120, help="cases per data set (default: 120)")
+    parser.add_argument("--steps", type=int, default=120, help="training steps per network (default: 120)")
+    parser.add_argument("--cases", type=int, default=70, help="cases per data set (default: 70)")
     parser.add_argument("--trusted", type=int, default=10)
     parser.add_argument("--case-fraction", type=float, default=0.5, help="share of the others that is corrupted")
-    parser.add_argument("--only", nargs=2, metavar=("ARM", "FOLD"), help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     args.work = args.work.resolve()
     training.set_paths(args.work)
     cells = [training.Cell(d, q, s) for s in args.seed for d in args.dataset for q in args.label_dice]
-    if args.only:
-        training.train(cells[0], args.only[0], int(args.only[1]), args.work, args.steps)
-        return 0
     for cell in cells:
         training.prepare(cell, args.data.resolve(), args.work, args.cases, args.trusted, args.case_fraction)
         for arm in training.TRAINERS:
             for fold in (0, 1):
-                train_apart(cell, arm, fold, args)
+                training.train(cell, arm, fold, args.work, args.steps)
         folder = predict(cell, args.work)
         methods, signals = evaluate(cell, folder, clean_labels(cell, args.work))
         for name, columns, rows in (
@@ -62,16 +57,6 @@ def main(arguments: list[str] | None = None) -> int:
         for row in methods:
             print(*(row[name] for name in METHOD_COLUMNS), flush=True)
     return 0
-
-
-def train_apart(cell: training.Cell, arm: str, fold: int, args: argparse.Namespace) -> None:
-    """In a process of its own: nnU-Net's trainers leave threads and settings behind."""
-    model = args.work / "nnUNet_results" / cell.dataset_name / f"{training.TRAINERS[arm]}__nnUNetPlans__audit"
-    if (model / f"fold_{fold}" / "checkpoint_final.pth").is_file():
-        return
-    command = [sys.executable, __file__, "--work", args.work, "--dataset", cell.dataset, "--steps", args.steps]
-    command += ["--label-dice", cell.label_dice, "--seed", cell.seed, "--only", arm, fold]
-    subprocess.run([str(c) for c in command], check=True, stdout=subprocess.DEVNULL)
 
 
 def predict(cell: training.Cell, work: Path) -> Path:
@@ -90,7 +75,9 @@ def predict(cell: training.Cell, work: Path) -> Path:
             if file.is_file():
                 continue
             seen = [fold for fold in (0, 1) if case in model.split(fold)[0]]
-            content = {"oof": model.predict(case), "seen": model.predict(case, seen)}
+            content = {"oof": model.predict(case)}
+            if arm == "stock":
+                content["seen"] = model.predict(case, seen)
             for prediction in content.values():
                 prediction.probabilities = prediction.probabilities.astype("float16")
             content["trusted"] = case in model.dataset_json["trusted_cases"]

@@ -29,8 +29,8 @@ class Source:
 
 
 SOURCES = {
-    "hippocampus": Source("Dataset004_Hippocampus", "3d_fullres", (32, 48, 32), 4, 700),
-    "nuclei": Source("Dataset020_Nuclei", "2d", (128, 128), 8, 740),
+    "hippocampus": Source("Dataset004_Hippocampus", "3d_fullres", (40, 56, 40), 2, 700),
+    "nuclei": Source("Dataset020_Nuclei", "2d", (256, 256), 2, 740),
 }
 
 
@@ -121,7 +121,7 @@ def two_folds(preprocessed: Path, seed: int) -> None:
     (preprocessed / "splits_final.json").write_text(json.dumps(splits, indent=2))
 
 
-def train(cell: Cell, arm: str, fold: int, work: Path, steps: int, steps_per_epoch: int = 25) -> None:
+def train(cell: Cell, arm: str, fold: int, work: Path, steps: int, steps_per_epoch: int = 20) -> None:
     """Trains one fold with a fixed number of steps and keeps the final checkpoint. Done once."""
     trainer_name = TRAINERS[arm]
     model = work / "nnUNet_results" / cell.dataset_name / f"{trainer_name}__nnUNetPlans__{CONFIGURATION}"
@@ -133,7 +133,6 @@ def train(cell: Cell, arm: str, fold: int, work: Path, steps: int, steps_per_epo
         from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer as trainer_class
     else:
         from nnunetv2_metadcseg.trainer import nnUNetTrainerMetaDCSeg as trainer_class
-    os.environ["nnUNet_n_proc_DA"] = "0"
     random.seed(cell.seed)
     np.random.seed(cell.seed)
     torch.manual_seed(cell.seed)
@@ -148,11 +147,15 @@ def train(cell: Cell, arm: str, fold: int, work: Path, steps: int, steps_per_epo
     trainer.initialize()
     spatial = torch.channels_last_3d if len(cell.source.patch) == 3 else torch.channels_last
     trainer.network.to(memory_format=spatial)
-    trainer.run_training()
+    os.environ["nnUNet_n_proc_DA"] = "0"
+    try:
+        trainer.run_training()
+    finally:
+        del os.environ["nnUNet_n_proc_DA"]  # nnU-Net's planner, called for the next cell, refuses it
 
 
 def use_adam(trainer: Any, learning_rate: float = 3e-3) -> None:
-    """Adam with nnU-Net's polynomial decay, in every arm: nnU-Net's own SGD had learned little after 600 steps here."""
+    """Adam with nnU-Net's polynomial decay, in every arm: nnU-Net's SGD had learned little after 600 steps."""
     import torch
     from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 

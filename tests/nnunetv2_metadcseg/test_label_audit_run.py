@@ -1,0 +1,164 @@
+"""The whole audit on a made-up model: which numbers, which files, and nothing half written."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from nnunetv2_metadcseg.label_audit_predict import AuditError, CasePrediction, Structure
+from nnunetv2_metadcseg.label_audit_run import probability_of_given, run_audit, trusted_cases, voxel_suspicion
+
+SHAPE = (6, 20, 20)
+PROPERTIES = {"spacing": (2.0, 1.0, 1.0)}
+
+
+def square(low: int, high: int) -> np.ndarray:
+    label = np.zeros(SHAPE, np.int16)
+    label[1:5, low:high, low:high] = 1
+    return label
+
+
+class FakeModel:
+    """Knows the truth of four cases; the label of `large` is too large. Files are .npy."""
+
+    folder = Path("Trainer__Plans__conf")
+    file_ending = ".npy"
+    folds = (0,)
+    weights = "auto"
+    label_manager = SimpleNamespace(has_regions=False, ignore_label=None)
+    predictor = SimpleNamespace(plans_manager=SimpleNamespace(dataset_name="Dataset504_Fake"))
+    structures = [Structure("organ", (1,), 1)]
+    labels = {"fine_1": square(6, 14), "fine_2": square(6, 14), "large": square(3, 17), "trusted": square(6, 14)}
+
+    def __init__(self, preprocessed: Path, learned: bool = False, broken: bool = False) -> None:
+        self.preprocessed, self.learned, self.broken = preprocessed, learned, broken
+        self.networks = {0: SimpleNamespace(learned=learned or None, teacher=None, trainer=None, note=None)}
+        self.dataset_json = {"trusted_cases": ["trusted"]}
+        self.dataset = SimpleNamespace(load_case=lambda case: (None, None, None, PROPERTIES))
+        self.reader = SimpleNamespace(read_seg=lambda file: (np.load(file)[None], PROPERTIES))
+        (preprocessed / "gt_segmentations").mkdir(parents=True)
+        for case, label in self.labels.items():
+            np.save(self.given_file(case), label)
+
+    def cases(self):
+        return sorted(self.labels)
+
+    def given_file(self, case):
+        return self.preprocessed / "gt_segmentations" / f"{case}.npy"
+
+    def image(self, case):
+        if self.broken:
+            raise OSError("no image")
+        return square(6, 14) + np.linspace(0, 1, 20)
+
+    def write(self, array, file, properties):
+        assert properties is PROPERTIES
+        np.save(file, array)
+
+    def predict(self, case):
+        inside = np.where(square(6, 14) > 0, 0.9, 0.1)
+        inside[0, 0, 0] = 0.2 if case == "fine_1" else 0.1
+        learned = np.where(self.labels[case] != square(6, 14), 0.95, 0.0) if self.learned else None
+        probabilities = np.stack([1 - inside, inside])
+        return CasePrediction(
+            self.labels[case],
+            square(6, 14),
+            probabilities,
+            np.ones(SHAPE, bool),
+            PROPERTIES,
+            case != "trusted",
+            learned,
+        )
+
+
+def test_finds_the_wrong_case_and_writes_everything(tmp_path):
+    model, out = FakeModel(tmp_path / "pre"), tmp_path / "new" / "out"
+    audit = run_audit(model, out, worst=2)
+    first = audit.findings[0]
+    assert first.case == "large" and first.direction == "too large"
+    assert 1 < first.labels[0].direction.bias < 4.5
+    suspicion, proposed = (np.load(out / kind / "large.npy") for kind in ("suspicion", "proposed"))
+    assert suspicion.dtype == np.uint8 and suspicion.max() <= 100 and suspicion.shape == SHAPE
+    assert (proposed == square(6, 14)).all()
+    assert (np.load(out / "given" / "large.npy") == square(3, 17)).all()
+    assert sorted(f.name for f in out.iterdir()) == [
+        "audit.csv",
+        "audit.html",
+        "audit.json",
+        "given",
+        "proposed",
+        "suspicion",
+    ]
+    assert (out / "audit.html").read_text().count("data:image/png") == 2
+    with (out / "audit.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 8 and rows[0]["case"] == "large" and rows[0]["unit"] == "mm"
+    assert (out / rows[0]["suspicion_file"]).is_file()
+    content = json.loads((out / "audit.json").read_text())
+    assert content["trainer"] == "Trainer" and content["cases"]["trusted"]["trusted"] is True
+    assert any("No learned weights" in note for note in content["notes"])
+    assert any(note.startswith("1 of 4 cases") for note in content["notes"])
+
+
+def test_uses_learned_weights_where_there_are_some(tmp_path):
+    model = FakeModel(tmp_path / "pre", learned=True)
+    audit = run_audit(model, tmp_path / "out", worst=0)
+    assert "learned weights: 1 - alpha per voxel" in audit.about["signals"]
+    wrong = model.labels["large"] != square(6, 14)
+    assert np.load(tmp_path / "out" / "suspicion" / "large.npy")[wrong].min() >= 90
+
+
+def test_only_some_cases(tmp_path):
+    audit = run_audit(FakeModel(tmp_path / "pre"), tmp_path / "out", worst=0, cases=["large", "fine_1"])
+    assert {f.case for f in audit.findings} == {"large", "fine_1"}
+    assert any("No trusted case" in note for note in audit.about["notes"])
+
+
+def test_failure_leaves_the_earlier_audit_alone(tmp_path):
+    out = tmp_path / "out"
+    run_audit(FakeModel(tmp_path / "pre"), out, worst=0)
+    before = (out / "audit.html").read_bytes()
+    with pytest.raises(AuditError, match="--overwrite"):
+        run_audit(FakeModel(tmp_path / "pre2"), out)
+    with pytest.raises(OSError, match="no image"):
+        run_audit(FakeModel(tmp_path / "pre3", broken=True), out, overwrite=True)
+    assert (out / "audit.html").read_bytes() == before
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["out", "pre", "pre2", "pre3"]
+    run_audit(FakeModel(tmp_path / "pre4"), out, worst=1, overwrite=True)
+    assert (out / "audit.html").read_bytes() != before
+
+
+def test_trusted_cases_may_be_absent_but_not_broken(tmp_path):
+    model = FakeModel(tmp_path / "pre")
+    assert trusted_cases(model) == ["trusted"]
+    model.dataset_json = {}
+    assert trusted_cases(model) == []
+    (model.preprocessed / "trusted_cases.json").write_text("[1]")
+    with pytest.raises(AuditError, match="list of case identifiers"):
+        trusted_cases(model)
+
+
+def test_probability_of_the_given_label():
+    given = np.array([[[0, 1, 2, 9]]], np.int16)
+    probabilities = np.array([0.7, 0.2, 0.1])[:, None, None, None] * np.ones((3, 1, 1, 4))
+    valid = np.array([[[True, True, True, False]]])
+    prediction = CasePrediction(given, given, probabilities, valid, {}, True)
+    assert probability_of_given(prediction, (), False).ravel().tolist() == pytest.approx([0.7, 0.2, 0.1, 1])
+
+
+def test_probability_of_the_given_label_with_regions():
+    given = np.array([[[0, 1, 2]]], np.int16)
+    structures = [Structure("whole", (1, 2), 0), Structure("core", (2,), 1)]
+    probabilities = np.array([0.8, 0.3])[:, None, None, None] * np.ones((2, 1, 1, 3))
+    prediction = CasePrediction(given, given, probabilities, np.ones(given.shape, bool), {}, True)
+    assert probability_of_given(prediction, structures, True).ravel().tolist() == pytest.approx([0.2, 0.7, 0.3])
+
+
+def test_learned_weights_only_raise_the_suspicion():
+    p, learned = np.array([0.9, 0.9]), np.array([0.0, 0.8])
+    assert voxel_suspicion(p, learned, 1).tolist() == pytest.approx([0.1, 0.8])
