@@ -167,6 +167,11 @@ def _parse_dataset(name: str, raw: dict[str, Any], base: Path) -> Dataset:
     _reject_unknown(where, raw, _DATASET_KEYS)
     _require(where, raw, ("source", "clean_id", "base_configuration", "features", "batch_size", "test_cases"))
     patch = raw.get("patch_size")
+    if len(raw["features"]) < 3:
+        # nnU-Net gives the last deep supervision output weight 0 and divides by the sum, which is 0/0 with one output
+        raise SettingsError(
+            f"{where}: features has {len(raw['features'])} numbers; nnU-Net's loss needs 3 stages or more."
+        )
     return Dataset(
         name=name,
         source=(base / Path(os.path.expandvars(str(raw["source"]))).expanduser()).resolve(),

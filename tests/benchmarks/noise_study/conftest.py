@@ -18,7 +18,7 @@ datasets:
     source: source/Dataset001_Toy
     clean_id: 301
     base_configuration: 3d_fullres
-    features: [4, 8]
+    features: [4, 8, 16]
     batch_size: 2
     test_cases: 3
 defaults:

@@ -20,12 +20,12 @@ def planned():
         "patch_size": [16, 16, 16],
         "architecture": {
             "arch_kwargs": {
-                "n_stages": 3,
-                "features_per_stage": [32, 64, 128],
-                "kernel_sizes": [[3, 3, 3]] * 3,
-                "strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]],
-                "n_conv_per_stage": [2, 2, 2],
-                "n_conv_per_stage_decoder": [2, 2],
+                "n_stages": 4,
+                "features_per_stage": [32, 64, 128, 256],
+                "kernel_sizes": [[3, 3, 3]] * 4,
+                "strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2], [2, 2, 2]],
+                "n_conv_per_stage": [2, 2, 2, 2],
+                "n_conv_per_stage_decoder": [2, 2, 2],
             }
         },
     }
@@ -60,18 +60,18 @@ def test_small_configuration(dataset, planned):
     kwargs = small["architecture"]["arch_kwargs"]
     assert small["inherits_from"] == "3d_fullres"
     assert small["batch_size"] == 2 and small["patch_size"] == [16, 16, 16]
-    assert kwargs["features_per_stage"] == [4, 8]
-    assert len(kwargs["strides"]) == len(kwargs["kernel_sizes"]) == len(kwargs["n_conv_per_stage"]) == 2
-    assert kwargs["n_conv_per_stage_decoder"] == [2]
-    assert planned["architecture"]["arch_kwargs"]["n_stages"] == 3, "the planned configuration is left as it was"
+    assert kwargs["features_per_stage"] == [4, 8, 16]
+    assert len(kwargs["strides"]) == len(kwargs["kernel_sizes"]) == len(kwargs["n_conv_per_stage"]) == 3
+    assert kwargs["n_conv_per_stage_decoder"] == [2, 2]
+    assert planned["architecture"]["arch_kwargs"]["n_stages"] == 4, "the planned configuration is left as it was"
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"features": (4, 8, 16, 32)}, "plans 3 stages, features has 4"),
-        ({"patch_size": (15, 16, 16)}, "divisible by \\[2, 2, 2\\]"),
-        ({"patch_size": (16, 16)}, "divisible by \\[2, 2, 2\\]"),
+        ({"features": (4, 8, 16, 32, 64)}, "plans 4 stages, features has 5"),
+        ({"patch_size": (15, 16, 16)}, "divisible by \\[4, 4, 4\\]"),
+        ({"patch_size": (16, 16)}, "divisible by \\[4, 4, 4\\]"),
     ],
 )
 def test_small_configuration_that_cannot_be(dataset, planned, change, message):

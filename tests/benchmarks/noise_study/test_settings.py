@@ -62,6 +62,7 @@ def test_variant_is_the_built_in_arm_with_other_values(config_file):
         ("dataset: toy, id: 502", "dataset: joy, id: 502", "unknown data set 'joy'"),
         ("noise: [erosion], case_fraction: 0.2", "noise: [], case_fraction: 0.2", "noise is empty"),
         ("noise: [erosion], case_fraction: 0.2", "noize: [erosion], case_fraction: 0.2", "unknown keys \\['noize'\\]"),
+        ("features: [4, 8, 16]", "features: [4, 8]", "needs 3 stages"),
         ("    test_cases: 3\n", "", "lacks \\['test_cases'\\]"),
     ],
 )
