@@ -92,23 +92,29 @@ def _distance_to(mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
 
 
 def smooth_field(rng: np.random.Generator, shape: Sequence[int], spacing: Sequence[float], length: float) -> np.ndarray:
-    """Smooth random field of about zero mean and unit variance: normal values on a grid of `length` mm, cubic
-    between; float32.
-    """
-    import SimpleITK as sitk
+    """Smooth random field of zero mean and unit variance at every voxel; float32.
 
+    Normal values on a grid of `length` mm (never finer than the voxels), joined by cubic B-splines along one axis
+    after the other. Sums are elementwise, not matrix products, whose rounding would depend on the number of threads.
+    """
     length = max(length, min(spacing))
     knots = [math.ceil(size * step / length) + 4 for size, step in zip(shape, spacing, strict=True)]
-    coarse = sitk.GetImageFromArray(rng.standard_normal(knots).astype(np.float32))
-    coarse.SetSpacing([float(length)] * len(knots))
-    # A random part of a grid cell, so that knots do not always lie on the same voxels.
-    start = rng.uniform(1, 2, len(knots)) * length
-    grid = sitk.Image([int(size) for size in reversed(shape)], sitk.sitkFloat32)
-    grid.SetSpacing([float(step) for step in reversed(spacing)])
-    grid.SetOrigin(start[::-1].tolist())
-    return sitk.GetArrayFromImage(
-        sitk.Resample(coarse, grid, sitk.Transform(), sitk.sitkBSpline, 0.0, sitk.sitkFloat32)
-    )
+    field = rng.standard_normal(knots, dtype=np.float32)
+    # The grid starts anywhere within a cell, so that knots do not always lie on the same voxels.
+    for axis, (start, size, step) in enumerate(zip(rng.uniform(size=len(knots)), shape, spacing, strict=True)):
+        field = _spline(field, axis, start + np.arange(size) * step / length)
+    return field
+
+
+def _spline(values: np.ndarray, axis: int, positions: np.ndarray) -> np.ndarray:
+    """Cubic B-spline through random `values` along one axis, at `positions` in knots, scaled to keep unit variance."""
+    first = np.floor(positions).astype(int)
+    t = positions - first
+    weights = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3])
+    weights = (weights / np.sqrt((weights**2).sum(axis=0))).astype(np.float32)
+    shape = [1] * values.ndim
+    shape[axis] = positions.size
+    return sum(values.take(first + i, axis=axis) * weights[i].reshape(shape) for i in range(4))
 
 
 def nearest_claim(claims: dict[int, np.ndarray], label: np.ndarray, spacing: Sequence[float]) -> np.ndarray:

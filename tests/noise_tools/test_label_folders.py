@@ -46,6 +46,18 @@ def test_cases_listed_in_dataset_json(tmp_path):
     assert np.array_equal(folder.read_image("a"), open_label_folder(source).read_image("a"))
 
 
+def test_predictions_beside_a_copy_of_dataset_json(tmp_path):
+    """nnUNetv2_predict writes dataset.json, with its list of training cases, into the folder of predictions."""
+    dataset = write_dataset(tmp_path / "Dataset001_Source", {"train": two_balls()})
+    content = json.loads((dataset / "dataset.json").read_text())
+    content["dataset"] = {"train": {"images": ["imagesTr/train_0000.nii.gz"], "label": "labelsTr/train.nii.gz"}}
+    write(tmp_path / "predictions" / "test.nii.gz", two_balls())
+    for name in ("dataset.json", "plans.json", "predict_from_raw_data_args.json"):
+        (tmp_path / "predictions" / name).write_text(json.dumps(content))
+    folder = open_label_folder(tmp_path / "predictions")
+    assert list(folder.cases) == ["test"] and folder.labels == {"head": 1, "tail": 2} and folder.images == {}
+
+
 def test_regions_and_ignore_label(tmp_path):
     declared = {"background": 0, "whole": [1, 2], "tail": 2, "ignore": 3}
     folder = open_label_folder(write_dataset(tmp_path / "set", {"a": two_balls()}, declared=declared))

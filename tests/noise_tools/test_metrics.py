@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -165,3 +167,10 @@ def test_bad_input_is_named_in_one_sentence():
         label_metrics(labels, labels, (1, 1), {"background": 0})
     with pytest.raises(ValueError, match="0 mm or more, got -1"):
         label_metrics(labels, labels, (1, 1), [1], tolerance=-1)
+
+
+def test_the_example_of_the_docs_runs(capsys):
+    text = (Path(__file__).parents[2] / "docs" / "noise_tools.md").read_text()
+    code = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
+    exec(code, {})
+    assert capsys.readouterr().out.strip() == re.search(r"# ([\d. ]+)$", code, re.MULTILINE)[1]
