@@ -86,6 +86,34 @@ class CaseAgreement:
         self.momentum, self.best_share, self.max_optimism = momentum, best_share, max_optimism
         self.counts = torch.zeros(num_cases, NUM_DIRECTIONS, device=trusted.device)
         self.sizes = torch.zeros(num_cases, device=trusted.device)
+        self.beliefs = torch.full((num_cases,), -1.0, device=trusted.device)  # -1: not yet known
+
+    def update_beliefs(self, cases: Tensor, alpha_sums: Tensor, voxels: Tensor) -> None:
+        """Fold in the mean alpha where label and teacher disagree: cases (B,), sums of alpha and voxels (B,)."""
+        totals = torch.zeros(len(self.beliefs), 2, device=self.beliefs.device)
+        totals = self.collective.sum(totals.index_add_(0, cases, torch.stack([alpha_sums, voxels.float()], 1)))
+        mean = totals[:, 0] / totals[:, 1].clamp_min(1)
+        keep = torch.where(self.beliefs < 0, 0.0, self.momentum)
+        self.beliefs = torch.where(totals[:, 1] > 0, keep * self.beliefs + (1 - keep) * mean, self.beliefs)
+
+    def sampling(self, least: float) -> tuple[Tensor, Tensor]:
+        """How often to draw the given-label cases, and how many of them.
+
+        A case is drawn in proportion to the belief in its label, and given-label patches as a whole in proportion to
+        the belief expected of a patch so drawn: where no label is believed, training falls back to the trusted cases,
+        where all are, to plain mixed batches.
+
+        Args:
+            least: smallest weight, so that a case can win its belief back.
+
+        Returns:
+            weights (num_cases,), zero for trusted cases, and the share (scalar) in (0, 1].
+        """
+        known = (self.beliefs >= 0) & ~self.trusted
+        mean = (self.beliefs * known).sum() / known.sum().clamp_min(1)
+        mean = torch.where(known.any(), mean, 1.0)
+        weights = torch.where(known, self.beliefs, mean).clamp(least, 1.0) * ~self.trusted
+        return weights, weights.square().sum() / weights.sum().clamp_min(1e-6)
 
     def update(self, cases: Tensor, counts: Tensor, sizes: Tensor) -> None:
         """Fold in patches: cases (B,) int64, counts (B, D), sizes (B,). Patches without structure teach nothing.
@@ -123,7 +151,8 @@ class CaseAgreement:
         return (self.teacher_error() / self.rates()[cases].clamp_min(1e-6)).clamp(0.02, 0.98)
 
     def state_dict(self) -> dict:
-        return {"counts": self.counts, "sizes": self.sizes}
+        return {"counts": self.counts, "sizes": self.sizes, "beliefs": self.beliefs}
 
     def load_state_dict(self, state: dict) -> None:
         self.counts, self.sizes = state["counts"].clone(), state["sizes"].clone()
+        self.beliefs = state["beliefs"].clone()

@@ -45,6 +45,11 @@ class MetaDCSegConfig:
     dcd_strength: float = 1.0
     # Prior from the case's agreement with the teacher (agreement.py); False: alpha = 1/2 where they disagree.
     agreement_prior: bool = True
+    # Draw given-label cases as often as their labels are believed (agreement.CaseAgreement.sampling), renewed every k
+    # iterations; the least weight lets a case win its belief back.
+    case_sampling: bool = True
+    sampling_interval: int = 25
+    least_sampling_weight: float = 0.05
     case_momentum: float = 0.7
     best_share: float = 0.2
     max_optimism: float = 1.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 from collections.abc import Sequence
 
@@ -28,14 +29,27 @@ class StratifiedDataLoader(nnUNetDataLoader):
 
     Args:
         given: identifiers of the cases with doubtful labels. trusted: identifiers of the trusted cases.
-        num_trusted: trusted patches per batch; all of them while `trusted_only` is set (also by the training process
-            while worker processes load). A batch of one alternates at random between the two kinds.
+        num_trusted: trusted patches per batch, at least; all of them while `trusted_only` is set. A batch of one
+            alternates at random between the two kinds.
+        least_given: given-label patches per batch, at least (1 with DDP: the ranks' reductions need both kinds).
     """
 
-    def __init__(self, *args, given: Sequence[str], trusted: Sequence[str], num_trusted: int, **kwargs) -> None:
+    def __init__(
+        self,
+        *args,
+        given: Sequence[str],
+        trusted: Sequence[str],
+        num_trusted: int,
+        least_given: int = 0,
+        **kwargs,
+    ) -> None:
         super().__init__(*args, **kwargs)
+        self.least_given = least_given
         self.given, self.trusted, self.num_trusted = list(given), list(trusted), num_trusted
+        # Shared with worker processes, which load batches while the training process changes its mind.
         self._trusted_only = multiprocessing.Value("b", 0, lock=False)
+        self._given_share = multiprocessing.Value("d", 1.0, lock=False)
+        self._weights = multiprocessing.Array("d", [1.0] * len(self.given), lock=False)
         if self.get_do_oversample == self._oversample_last_XX_percent:
             foreground = sum(self._oversample_last_XX_percent(i) for i in range(self.batch_size))
             self.oversample_foreground_percent = foreground / self.batch_size
@@ -50,17 +64,34 @@ class StratifiedDataLoader(nnUNetDataLoader):
     def trusted_only(self, value: bool) -> None:
         self._trusted_only.value = int(value)
 
+    def set_given_sampling(self, weights: Sequence[float], share: float) -> None:
+        """Draw the given-label cases in proportion to `weights`, and `share` (0 to 1) of the planned number of them.
+
+        Raises:
+            ValueError: another number of weights than of given-label cases.
+        """
+        if len(weights) != len(self.given):
+            raise ValueError(f"Got {len(weights)} sampling weights for {len(self.given)} given-label cases.")
+        self._weights[:] = list(weights)
+        self._given_share.value = share
+
+    @property
+    def given_sampling(self) -> tuple[list[float], float]:
+        """Weights and share as set."""
+        return list(self._weights), self._given_share.value
+
     def _num_given(self) -> int:
+        """Given-label patches of the next batch; a fraction is settled at random, so that the mean is right."""
         if self.trusted_only:
             return 0
-        if self.batch_size == 1:
-            return int(np.random.uniform() < 0.5)
-        return self.batch_size - self.num_trusted
+        planned = 0.5 if self.batch_size == 1 else self.batch_size - self.num_trusted
+        return max(self.least_given, math.floor(planned * self._given_share.value + np.random.uniform()))
 
     def get_indices(self) -> list[str]:
         """Case identifiers of the next batch, drawn with replacement."""
         num_given = self._num_given()
-        given = list(np.random.choice(self.given, num_given)) if num_given else []
+        weights = np.array(self._weights)
+        given = list(np.random.choice(self.given, num_given, p=weights / weights.sum())) if num_given else []
         return given + list(np.random.choice(self.trusted, self.batch_size - num_given))
 
     def generate_train_batch(self) -> dict:

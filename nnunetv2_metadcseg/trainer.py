@@ -80,7 +80,16 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         return ExtraSegChannels(train, prepared), val
 
     def build_train_loader(self, dataset, initial_patch_size, transforms) -> nnUNetDataLoader:
-        """As in the base class; also numbers the cases and makes the weighting for them."""
+        """As in the base class; also numbers the cases and makes the weighting for them.
+
+        Raises:
+            ValueError: one patch per GPU: no room for a given-label and a trusted one.
+        """
+        if self.collective.world_size > 1 and self.batch_size < 2:
+            raise ValueError(
+                f"Batch size {self.batch_size} on one of {self.collective.world_size} GPUs; MetaDCSeg needs a "
+                "given-label and a trusted patch on each: use fewer GPUs (-num_gpus) or a larger batch in the plans."
+            )
         loader = super().build_train_loader(dataset, initial_patch_size, transforms)
         self.case_index = {case: i for i, case in enumerate(dataset.identifiers)}
         trusted = torch.zeros(len(self.case_index), dtype=torch.bool, device=self.device)
@@ -90,6 +99,8 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             self._restore_weighting(self._weighting_state)
         loader.trusted_only = self.starting
         self.train_loader = loader
+        if self._weighting_state is not None:
+            loader.set_given_sampling(*self._weighting_state["sampling"])
         return loader
 
     @property
@@ -108,7 +119,17 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         self.teacher.update(unwrap(self.network))
         self.training_step += 1
         self.train_loader.trusted_only = self.starting
+        if self.config.case_sampling and self.training_step % self.config.sampling_interval == 0:
+            self._renew_sampling()
         return result
+
+    def _renew_sampling(self) -> None:
+        weights, share = self.weighting.agreement.sampling(self.config.least_sampling_weight)
+        weights = weights.tolist()
+        self.weighting.statistics.add(given_share=share)
+        self.train_loader.set_given_sampling(
+            [weights[self.case_index[case]] for case in self.train_loader.given], float(share)
+        )
 
     def training_targets(self, batch: dict, data: Tensor, outputs, label: Tensor, valid: Tensor):
         """Labels as they are on trusted patches, mixed targets and weights on given-label patches."""
@@ -118,6 +139,8 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         self._log_trusted_dice(logits[num_given:], label[num_given:], valid[num_given:])
         if num_given == 0 and self.starting:
             return label, valid
+        if self._some_rank_has_one_kind(num_given, len(data)):
+            return label, torch.cat([torch.zeros_like(valid[:num_given]), valid[num_given:]])
         cases = torch.tensor([self.case_index[case] for case in batch["keys"]], device=self.device)
         teacher = self._pseudo_labels(data, student, num_given)
         self.weighting.observe_features(features, student, valid)
@@ -143,6 +166,15 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         )
         rest = valid[num_given:].expand(-1, weight.shape[1], *valid.shape[2:])
         return torch.cat([target, label[num_given:]]), torch.cat([weight, rest])
+
+    def _some_rank_has_one_kind(self, num_given: int, count: int) -> bool:
+        """DDP only: some rank's batch lacks given-label or trusted patches, so all must skip this step's reductions.
+
+        Happens at the end of the start: the ranks' workers have made different numbers of batches in advance.
+        """
+        if self.collective.world_size == 1:
+            return False
+        return bool(self.collective.sum(torch.tensor(float(not 0 < num_given < count), device=self.device)))
 
     def _pseudo_labels(self, data: Tensor, student: Tensor, num_given: int) -> Tensor:
         """Teacher's probabilities of the given-label patches and, on some steps, of the trusted ones after them."""
@@ -206,6 +238,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             "MetaDCSeg: "
             f"disagreeing voxels {means.get('disagreeing', math.nan):.4f}, "
             f"alpha there {means.get('alpha', math.nan):.3f}, beta there {means.get('beta', math.nan):.3f}, "
+            f"given-label patches drawn {means.get('given_share', math.nan):.2f} of planned, "
             f"boundary share {means.get('boundary', math.nan):.4f}, "
             f"Dice on trusted patches {means.get('trusted_dice', math.nan):.4f} ({phase})"
         )
@@ -253,6 +286,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             "teacher": self.teacher.state_dict(),
             "network_gain": self.network_gain.direction,
             "cases": list(self.case_index),
+            "sampling": self.train_loader.given_sampling,
             "weighting": self.weighting.state_dict(),
         }
 

@@ -123,6 +123,9 @@ class LabelWeighting:
                 self.meta.update(evidence.inputs, prior, gains, learn)
             belief = self.meta.alpha(evidence.inputs, prior)
         self.statistics.add(disagreeing=differs.float().mean(), alpha=belief.mean(), beta=1 - belief.mean())
+        voxels = differs.flatten(1).sum(1)
+        sums = torch.zeros(len(cases), device=belief.device).index_add_(0, evidence.where[0], belief)
+        self.agreement.update_beliefs(cases, sums, voxels)
         alpha = torch.ones(differs.shape, device=label.device)
         alpha[evidence.where] = belief
         return alpha

@@ -1,0 +1,194 @@
+"""Measures all arms of one configuration. Imports torch and nnU-Net."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from tqdm import tqdm
+
+from nnunetv2_metadcseg.feature_tap import unwrap
+from nnunetv2_metadcseg.step_benchmark import ArmCost, Effort, Result, Target, meta_interval
+from nnunetv2_metadcseg.step_benchmark_arms import build, load_weights
+from nnunetv2_metadcseg.step_benchmark_memory import peak_memory
+from nnunetv2_metadcseg.step_benchmark_parts import PartTimer, watch
+from nnunetv2_metadcseg.trainer import nnUNetTrainerMetaDCSeg
+from nnunetv2_metadcseg.trusted_trainer import TrustedBatchTrainer
+
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+SEED = 0
+
+
+def measure(target: Target, arms: Sequence[str], effort: Effort, scratch: Path) -> Result:
+    """Time of all arms, one step of each in turn, then peak memory of each in a process of its own."""
+    torch.set_num_threads(target.threads)
+    seed_everything()
+    source = build("metadcseg_head", target)
+    batches = draw_batches(source, cycle_length(arms, source))
+    weights = trained_weights(target, batches, effort.warm_up)
+    trainers = {arm: build(arm, target) for arm in arms}
+    for trainer in trainers.values():
+        load_weights(trainer, weights)
+    costs = time_steps(trainers, batches, effort)
+    if effort.memory:
+        shared = scratch / "batches.pt"
+        torch.save({"batches": batches, "weights": weights}, shared)
+        costs = [replace(cost, peak_mb=peak_memory(cost.arm, target, shared)) for cost in progress(costs, "memory")]
+    size = (len(batches[0]["data"]), *source.configuration_manager.patch_size)
+    return Result(target, costs, time_data(target, effort), disagreeing_share(source, weights, batches), size)
+
+
+def seed_everything() -> None:
+    random.seed(SEED)
+    np.random.seed(SEED)
+    torch.manual_seed(SEED)
+
+
+def progress(items: Sequence, text: str):
+    return tqdm(items, desc=text, leave=False)
+
+
+# ---- the batches -----------------------------------------------------------------------------------------------------
+
+
+def cycle_length(arms: Sequence[str], trainer: nnUNetTrainerMetaDCSeg) -> int:
+    """Steps after which the costs repeat: MetaDCSeg's teacher and meta network do more on some steps than on others.
+
+    With as many batches, and one mean over all of them, the rare expensive steps count at their true rate.
+    """
+    return math.lcm(trainer.config.calibration_interval, *(meta_interval(arm) for arm in arms))
+
+
+def draw_batches(trainer: TrustedBatchTrainer, count: int) -> list[dict]:
+    """Batches of our loader; `stock_target` holds the same labels as nnU-Net's own loss wants them."""
+    batches = []
+    for _ in range(count):
+        batch = next(trainer.dataloader_train)
+        batches.append({**batch, "stock_target": stock_target(trainer, batch["data"], batch["target"][:, :1])})
+    return batches
+
+
+def stock_target(trainer: nnUNetTrainer, data: torch.Tensor, target: torch.Tensor):
+    """Regions and deep-supervision targets, made by nnU-Net's transforms as its loader makes them."""
+    labels = trainer.label_manager
+    transform = trainer.get_validation_transforms(
+        trainer._get_deep_supervision_scales(),
+        is_cascaded=False,  # the previous stage is part of `data` already
+        foreground_labels=labels.foreground_labels,
+        regions=labels.foreground_regions if labels.has_regions else None,
+        ignore_label=labels.ignore_label,
+    )
+    samples = [transform(image=d, segmentation=t)["segmentation"] for d, t in zip(data, target, strict=True)]
+    if isinstance(samples[0], list):
+        return [torch.stack(level) for level in zip(*samples, strict=True)]
+    return torch.stack(samples)
+
+
+def batch_for(trainer: nnUNetTrainer, batch: dict) -> dict:
+    """The batch as this trainer's loader would give it."""
+    return batch if isinstance(trainer, TrustedBatchTrainer) else {**batch, "target": batch["stock_target"]}
+
+
+def trained_weights(target: Target, batches: list[dict], steps: int) -> dict[str, torch.Tensor]:
+    """Weights after a few steps of `mixed`: an untrained teacher would disagree with the labels almost everywhere."""
+    trainer = build("mixed", target)
+    for i in progress(range(steps), "warm-up"):
+        trainer.train_step(batches[i % len(batches)])
+    return {name: value.cpu().clone() for name, value in unwrap(trainer.network).state_dict().items()}
+
+
+@torch.no_grad()
+def disagreeing_share(trainer: nnUNetTrainerMetaDCSeg, weights: dict, batches: list[dict]) -> float:
+    """Share of the given-label voxels of all batches where the label and the prediction of these weights differ."""
+    from nnunetv2_metadcseg.agreement import disagreement
+
+    load_weights(trainer, weights)
+    shares = []
+    for batch in batches:
+        given = slice(0, batch["num_given"])
+        label, valid = trainer.encoder(batch["target"][given, :1].to(trainer.device))
+        with trainer.autocast():
+            logits = trainer.teacher(trainer.to_device(batch["data"][given])).float()
+        differs, _ = disagreement(label, trainer.probabilities(logits), valid, trainer.label_manager.has_regions)
+        shares.append(differs.float().mean().item())
+    return statistics.fmean(shares)
+
+
+# ---- time ------------------------------------------------------------------------------------------------------------
+
+
+def synchroniser(device: torch.device) -> Callable[[], None]:
+    if device.type == "cuda":
+        return torch.cuda.synchronize
+    return torch.mps.synchronize if device.type == "mps" else lambda: None
+
+
+def time_steps(trainers: dict[str, nnUNetTrainer], batches: list[dict], effort: Effort) -> list[ArmCost]:
+    """Rounds over all batches: one step of every arm per batch, every arm being first in turn.
+
+    Per batch the median over the rounds, then the mean over the batches. MetaDCSeg's parts are measured in rounds of
+    their own (half as many), since waiting for a GPU at every part would slow the step.
+    """
+    names, clock = list(trainers), CLOCKS[effort.clock]
+    some = trainers[names[0]]
+    synchronise = synchroniser(some.device)
+    timer = PartTimer(clock, synchronise)
+    watched = [arm for arm in names if isinstance(trainers[arm], nnUNetTrainerMetaDCSeg)]
+    for arm in watched:
+        watch(trainers[arm], timer)
+    given = {arm: [batch_for(trainers[arm], batch) for batch in batches] for arm in names}
+    rounds = max(1, round(effort.steps / len(batches)))
+    seconds = {arm: [[] for _ in batches] for arm in names}
+    parts = {arm: [[] for _ in batches] for arm in watched}
+
+    def timed(arm: str, i: int) -> None:
+        synchronise()
+        start = clock()
+        trainers[arm].train_step(given[arm][i])
+        synchronise()
+        seconds[arm][i].append(clock() - start)
+
+    def timed_parts(arm: str, i: int) -> None:
+        parts[arm][i].append(timer.measure(lambda: trainers[arm].train_step(given[arm][i])))
+
+    def play(count: int, players: list[str], action: Callable[[str, int], None], text: str) -> None:
+        for turn in progress(range(count * len(batches)), text):
+            first = turn % max(1, len(players))
+            for arm in players[first:] + players[:first]:
+                action(arm, turn % len(batches))
+
+    play(1, names, lambda arm, i: trainers[arm].train_step(given[arm][i]), "first steps")
+    play(rounds, names, timed, "steps")
+    play(max(1, rounds // 2), watched, timed_parts, "parts")
+    return [ArmCost(arm, mean_of_medians(seconds[arm]), median_parts(parts.get(arm, []))) for arm in names]
+
+
+def mean_of_medians(per_batch: list[list[float]]) -> float:
+    return statistics.fmean(statistics.median(values) for values in per_batch)
+
+
+def median_parts(per_batch: list[list[dict[str, float]]]) -> dict[str, float]:
+    """Seconds per part, as `mean_of_medians`; a part that a step did not need took no time there."""
+    names = {name for steps in per_batch for step in steps for name in step}
+    return {name: mean_of_medians([[step.get(name, 0.0) for step in steps] for steps in per_batch]) for name in names}
+
+
+def time_data(target: Target, effort: Effort, draws: int = 8) -> dict[str, float]:
+    """Median seconds to draw and augment one batch in this process, stock loader and ours in turn."""
+    clock = CLOCKS[effort.clock]
+    loaders = {arm: build(arm, target).dataloader_train for arm in ("stock", "metadcseg_head")}
+    seconds: dict[str, list[float]] = {arm: [] for arm in loaders}
+    for _ in range(draws):
+        for arm, loader in loaders.items():
+            start = clock()
+            next(loader)
+            seconds[arm].append(clock() - start)
+    return {arm: statistics.median(values) for arm, values in seconds.items()}

@@ -1,0 +1,95 @@
+"""Where a training step spends its time: stop watches around methods of a trainer, without touching its code."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+# In the order of the table. "data": to the device, memory format, one-hot labels. "backward": with clipping and
+# optimiser step. "meta network": with its inputs. "loss": with the mixed target.
+PARTS = ("data", "forward", "teacher", "influence", "meta network", "DCD", "loss", "backward", "other")
+
+# (path of the owner from the trainer, attribute, part); time inside an inner one counts there only.
+METADCSEG_METHODS = (
+    ("", "to_device", "data"),
+    ("", "encoder", "data"),
+    ("", "forward", "forward"),
+    ("", "_pseudo_labels", "teacher"),
+    ("teacher", "update", "teacher"),
+    ("weighting", "observe_agreement", "teacher"),
+    ("", "_observe_trusted", "influence"),
+    ("", "_network_gain", "influence"),
+    ("weighting", "_head_gain", "influence"),
+    ("weighting", "alpha", "meta network"),
+    ("weighting", "observe_features", "DCD"),
+    ("weighting.centers", "distances", "DCD"),
+    ("weighting.centers", "gamma", "DCD"),
+    ("weighting", "mixed_target", "loss"),
+    ("weighted_loss", "forward", "loss"),
+    ("", "optimize", "backward"),
+)
+
+
+class PartTimer:
+    """Time per part; a part that starts inside another stops the outer one's watch.
+
+    Args:
+        clock: seconds. synchronise: called before the clock is read, so that a device has finished.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float] = time.perf_counter, synchronise: Callable[[], None] = lambda: None
+    ) -> None:
+        self.clock, self.synchronise = clock, synchronise
+        self.enabled = False
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._open: list[str] = []
+        self._since = 0.0
+
+    def _charge(self) -> None:
+        self.synchronise()
+        now = self.clock()
+        if self._open:
+            self.seconds[self._open[-1]] += now - self._since
+        self._since = now
+
+    def watched(self, function: Callable, part: str) -> Callable:
+        """`function`, timed as `part` while the timer is enabled."""
+
+        @functools.wraps(function, updated=())
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            if not self.enabled:
+                return function(*args, **kwargs)
+            self._charge()
+            self._open.append(part)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self._charge()
+                self._open.pop()
+
+        return timed
+
+    def measure(self, step: Callable[[], Any]) -> dict[str, float]:
+        """Seconds per part of one step; what no watch covers is "other"."""
+        self.seconds.clear()
+        self.enabled = True
+        try:
+            self.watched(step, "other")()
+        finally:
+            self.enabled = False
+        return dict(self.seconds)
+
+
+def watch(trainer: Any, timer: PartTimer, methods: tuple[tuple[str, str, str], ...] = METADCSEG_METHODS) -> None:
+    """Puts stop watches around the methods of a trainer that has been initialised and has its loaders.
+
+    Raises:
+        AttributeError: the trainer has no such method; METADCSEG_METHODS must follow the trainer's code.
+    """
+    for path, attribute, part in methods:
+        owner = functools.reduce(getattr, path.split(".") if path else (), trainer)
+        setattr(owner, attribute, timer.watched(getattr(owner, attribute), part))
