@@ -69,7 +69,7 @@ def open_label_folder(where: str | Path, images: str | Path | None = None) -> La
     content = _read_dataset_json(root / "dataset.json")
     if (folder / "labelsTr").is_dir():
         folder = folder / "labelsTr"
-    listed = content.get("dataset", {}) if folder.name != "labelsTs" else {}
+    listed = content.get("dataset", {}) if _is_training_set(folder, root, content) else {}
     if listed:
         cases = {case: root / os.path.expandvars(entry["label"]) for case, entry in listed.items()}
     else:
@@ -160,6 +160,14 @@ def _label_files(folder: Path, ending: str | None) -> dict[str, Path]:
     if not cases:
         raise NoiseToolsError(f"No label file in {folder}; expected files that end in {ending or ', '.join(ENDINGS)}.")
     return cases
+
+
+def _is_training_set(folder: Path, root: Path, content: dict[str, Any]) -> bool:
+    """Whether the list of cases in dataset.json is about this folder: nnU-Net also puts a copy beside predictions."""
+    if folder.name == "labelsTr":
+        return True
+    endings = (content["file_ending"],) if "file_ending" in content else ENDINGS
+    return folder == root and not any(_ending(path, endings) for path in folder.iterdir())
 
 
 def _own_images(root: Path, folder: Path, listed: dict, cases: dict[str, Path]) -> dict[str, Path]:
