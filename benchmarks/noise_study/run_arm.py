@@ -69,7 +69,7 @@ def choose_device(name: str, threads: int) -> str:
     return name
 
 
-def _prepared(study: Study, run: Run) -> tuple[Path, Path, dict[str, Any]]:
+def prepared_folders(study: Study, run: Run) -> tuple[Path, Path, dict[str, Any]]:
     """Preprocessed folders (the arm's own and the clean one) and the cell's record."""
     from prepare_cell import PREPARED
 
@@ -87,7 +87,7 @@ def _prepared(study: Study, run: Run) -> tuple[Path, Path, dict[str, Any]]:
 
 def already_done(study: Study, run: Run) -> bool:
     """Whether the results hold this run with the same settings."""
-    _, _, record = _prepared(study, run)
+    _, _, record = prepared_folders(study, run)
     wanted = signature(study, run, record["trusted_cases"])
     rows = result_store.read_rows(study.results, run.cell)
     own = [row for row in rows if result_store.same_run(row, run.cell, run.arm, run.fold, run.seed)]
@@ -128,7 +128,7 @@ def check_weights(trainer: Any, predictor: Any, clean_folder: Path) -> dict[str,
 def execute(study: Study, run: Run, *, threads: int, device_name: str, keep: bool) -> list[dict[str, Any]]:
     """Train and score; returns the run's rows. Logs and per-case scores stay in ``work/runs/``."""
     start = time.perf_counter()
-    folder, clean_folder, record = _prepared(study, run)
+    folder, clean_folder, record = prepared_folders(study, run)
     cell = study.cell(run.cell)
     arm = study.arm(run.arm)
     run_folder = study.work / "runs" / run.path
@@ -187,7 +187,7 @@ def perform(study: Study, run: Run, *, force: bool, threads: int, device_name: s
     """Do one run if it is missing; returns what happened: ``exists``, ``copied`` or ``trained``."""
     if not force and already_done(study, run):
         return "exists"
-    _, _, record = _prepared(study, run)
+    _, _, record = prepared_folders(study, run)
     if not force and copy_same_training(study, run, signature(study, run, record["trusted_cases"])):
         return "copied"
     rows = execute(study, run, threads=threads, device_name=device_name, keep=keep)
