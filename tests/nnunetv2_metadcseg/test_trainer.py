@@ -1,0 +1,430 @@
+"""The trainer inside nnU-Net's own loop, on a tiny preprocessed data set."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from nnunetv2.training.logging.nnunet_logger import MetaLogger
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunetv2_metadcseg.collective import Collective
+from nnunetv2_metadcseg.trainer import nnUNetTrainerMetaDCSeg
+from nnunetv2_metadcseg.trusted_cases import TrustedCasesError
+from nnunetv2_metadcseg.trusted_trainer import random_state, set_random_state, stock_class_name
+from nnunetv2_metadcseg.variants import (
+    nnUNetTrainerMetaDCSeg_1epoch,
+    nnUNetTrainerMetaDCSegNetworkInfluence,
+    nnUNetTrainerMetaDCSegNoTeacher,
+)
+from tests.nnunetv2_metadcseg import tiny_dataset
+from tests.nnunetv2_metadcseg.tiny_dataset import TinyDataset
+
+
+class ShortStart(nnUNetTrainerMetaDCSeg):
+    """One step on trusted patches only, then batches of both kinds."""
+
+    config = replace(nnUNetTrainerMetaDCSeg.config, start_fractions=(0.01, 0.01))
+
+
+class ShortStartNetwork(nnUNetTrainerMetaDCSegNetworkInfluence):
+    config = replace(nnUNetTrainerMetaDCSegNetworkInfluence.config, start_fractions=(0.01, 0.01))
+
+
+class ShortStartNoTeacher(nnUNetTrainerMetaDCSegNoTeacher):
+    config = replace(nnUNetTrainerMetaDCSegNoTeacher.config, start_fractions=(0.01, 0.01))
+
+
+class NoDeepSupervision(ShortStart):
+    def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")):  # noqa: B008
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.enable_deep_supervision = False
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """No drawings; and nnU-Net's blur chooses its algorithm by its speed, and the choices differ by rounding."""
+    from batchgeneratorsv2.transforms.noise import gaussian_blur
+
+    monkeypatch.setattr(nnUNetTrainer, "plot_network_architecture", lambda self: None)
+    monkeypatch.setattr(MetaLogger, "plot_progress_png", lambda self, folder: None)
+    blur = gaussian_blur.blur_dimension
+    monkeypatch.setattr(
+        gaussian_blur.GaussianBlurTransform,
+        "_benchmark_wrapper",
+        lambda self, image, sigma, axis: blur(image, sigma, axis, force_use_fft=False),
+    )
+    seed(0)
+
+
+def seed(value: int) -> None:
+    torch.manual_seed(value)
+    np.random.seed(value)
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    """Makes a data set in tmp_path and points nnU-Net at it."""
+    for name, value in tiny_dataset.environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    return lambda **settings: tiny_dataset.make(tmp_path, **settings)
+
+
+def start(dataset: TinyDataset, trainer_class: type = ShortStart, **settings):
+    """A trainer ready to step."""
+    trainer = dataset.trainer(trainer_class, **settings)
+    trainer.on_train_start()
+    trainer.on_train_epoch_start()
+    return trainer
+
+
+def steps(trainer, count: int) -> list[dict]:
+    """Trains and returns the batches; every loss must be a number."""
+    batches = []
+    for _ in range(count):
+        batches.append(next(trainer.dataloader_train))
+        assert math.isfinite(trainer.train_step(batches[-1])["loss"])
+    return batches
+
+
+class TestSteps:
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            {},
+            {"dim": 2},
+            {"kind": "ignore"},
+            {"kind": "regions"},
+            {"kind": "regions and ignore"},
+            {"dim": 2, "kind": "regions and ignore"},
+            {"residual": True},
+            {"batch_size": 2},
+        ],
+        ids=lambda s: ", ".join(str(v) for v in s.values()) or "default",
+    )
+    def test_runs_and_learns(self, make, settings):
+        trainer = start(make(**settings))
+        before = [parameter.detach().clone() for parameter in trainer.network.parameters()]
+        batches = steps(trainer, 4)
+        assert batches[0]["num_given"] == 0
+        assert all(batch["num_given"] == len(batch["keys"]) // 2 for batch in batches[1:])
+        assert any(not torch.equal(a, b) for a, b in zip(before, trainer.network.parameters(), strict=True))
+        means = trainer.weighting.statistics.means()
+        assert 0 < means["alpha"] < 1
+        assert 0 <= means["trusted_dice"] <= 1
+        assert trainer.weighting.meta.scale is not None  # a meta step was made
+
+    @pytest.mark.parametrize("trainer_class", [ShortStartNetwork, ShortStartNoTeacher, NoDeepSupervision])
+    @pytest.mark.parametrize("kind", ["classes", "regions and ignore"])
+    def test_variants_run(self, make, trainer_class, kind):
+        trainer = start(make(kind=kind), trainer_class)
+        steps(trainer, 4)
+        assert trainer.weighting.meta.scale is not None
+        assert isinstance(trainer.network(torch.zeros(1, 1, 8, 16, 16)), torch.Tensor) == (
+            trainer_class is NoDeepSupervision
+        )
+
+    def test_network_influence_leaves_the_students_parameters_trainable(self, make):
+        trainer = start(make(), ShortStartNetwork)
+        identities = [id(parameter) for parameter in trainer.network.parameters()]
+        steps(trainer, 3)
+        assert [id(parameter) for parameter in trainer.network.parameters()] == identities
+        assert all(isinstance(parameter, torch.nn.Parameter) for parameter in trainer.network.parameters())
+
+    def test_batch_of_one(self, make):
+        trainer = start(make(batch_size=1), iterations=10)
+        kinds = {batch["num_given"] for batch in steps(trainer, 14)[1:]}
+        assert kinds == {0, 1}
+
+    def test_patches_without_structure(self, make):
+        trainer = start(make())
+        batch = steps(trainer, 2)[-1]
+        batch["target"] = torch.zeros_like(batch["target"])
+        assert math.isfinite(trainer.train_step(batch)["loss"])
+
+    def test_patches_with_nothing_but_ignored_voxels(self, make):
+        trainer = start(make(kind="ignore"))
+        batch = steps(trainer, 2)[-1]
+        batch["target"] = torch.full_like(batch["target"], 3)
+        trainer.train_step(batch)
+        assert all(torch.isfinite(parameter).all() for parameter in trainer.network.parameters())
+        steps(trainer, 1)
+
+    def test_teacher_follows_the_student(self, make):
+        trainer = start(make())
+        steps(trainer, 1)
+        for mine, theirs in zip(trainer.teacher.module.parameters(), trainer.network.parameters(), strict=True):
+            assert torch.equal(mine, theirs)
+        steps(trainer, 2)
+        assert trainer.teacher.updates == 3
+
+    def test_validation_step_is_nnunets(self, make):
+        for kind in ("classes",):
+            trainer = start(make(kind=kind))
+            trainer.on_validation_epoch_start()
+            with torch.no_grad():
+                result = trainer.validation_step(next(trainer.dataloader_val))
+            assert set(result) == {"loss", "tp_hard", "fp_hard", "fn_hard"}
+
+
+class TestStart:
+    def test_lasts_while_the_dice_is_low_and_ends_within_bounds(self, make):
+        class Bounds(nnUNetTrainerMetaDCSeg):
+            config = replace(nnUNetTrainerMetaDCSeg.config, start_fractions=(0.1, 0.5), start_dice=0.99)
+
+        trainer = start(make(), Bounds, epochs=1, iterations=10)
+        assert [batch["num_given"] > 0 for batch in steps(trainer, 7)] == [False] * 5 + [True] * 2
+
+    def test_ends_early_once_the_trusted_patches_are_learned(self, make):
+        class Learned(nnUNetTrainerMetaDCSeg):
+            config = replace(nnUNetTrainerMetaDCSeg.config, start_fractions=(0.2, 0.9), start_dice=0.0)
+
+        trainer = start(make(), Learned, epochs=1, iterations=10)
+        assert [batch["num_given"] > 0 for batch in steps(trainer, 4)] == [False] * 2 + [True] * 2
+
+
+class TwoRanks(Collective):
+    """As if another rank, with the same numbers or with `other`, took part in every sum."""
+
+    world_size = 2
+
+    def __init__(self, other: float | None = None) -> None:
+        self.other, self.calls = other, 0
+
+    def sum(self, tensor):
+        self.calls += 1
+        return tensor + (tensor if self.other is None else self.other)
+
+    def first(self, tensor):
+        return tensor
+
+    def mean(self, tensor):
+        return self.sum(tensor) / 2
+
+
+class TestRanks:
+    """What a rank does when its batch, or another's, holds one kind of patch only."""
+
+    @pytest.mark.parametrize(("num_given", "other"), [(0, None), (2, 1.0)])
+    def test_all_skip_the_reductions_and_train_on_trusted_patches(self, make, num_given, other):
+        trainer = start(make())
+        steps(trainer, 2)
+        batch = next(trainer.dataloader_train)
+        batch["num_given"] = num_given
+        trainer.collective = TwoRanks(other)
+        data = trainer.to_device(batch["data"])
+        label, valid = trainer.encoder(batch["target"])
+        target, weight = trainer.training_targets(batch, data, trainer.forward(data), label, valid)
+        assert trainer.collective.calls == 1
+        assert torch.equal(target, label)
+        assert (weight[:num_given] == 0).all()
+        assert torch.equal(weight[num_given:], valid[num_given:])
+
+    def test_batches_of_both_kinds_go_on(self, make):
+        trainer = start(make())
+        steps(trainer, 2)
+        trainer.collective = TwoRanks()
+        before = trainer.weighting.direction.direction.clone()
+        steps(trainer, 1)
+        assert not torch.equal(before, trainer.weighting.direction.direction)
+
+    def test_one_patch_per_rank_is_refused(self, make):
+        trainer = make(batch_size=1).trainer(ShortStart)
+        trainer.initialize()
+        trainer.collective = TwoRanks()
+        with pytest.raises(ValueError, match="Batch size 1 on one of 2 GPUs; MetaDCSeg needs"):
+            trainer.on_train_start()
+
+
+class TestTrustedCases:
+    def test_none(self, make):
+        dataset = make()
+        dataset.set_trusted(None)
+        with pytest.raises(TrustedCasesError, match="No trusted cases"):
+            dataset.trainer(nnUNetTrainerMetaDCSeg).on_train_start()
+
+    def test_unknown(self, make):
+        dataset = make()
+        dataset.set_trusted(["case_0", "case_77"])
+        with pytest.raises(TrustedCasesError, match="case_77 are not among the 6 preprocessed cases"):
+            dataset.trainer(nnUNetTrainerMetaDCSeg).on_train_start()
+
+    def test_all(self, make):
+        dataset = make()
+        dataset.set_trusted(dataset.cases)
+        with pytest.raises(TrustedCasesError, match="All 5 training cases are trusted"):
+            dataset.trainer(nnUNetTrainerMetaDCSeg).on_train_start()
+
+    def test_only_in_the_validation_split(self, make):
+        dataset = make()
+        dataset.set_trusted(["case_5"])
+        with pytest.raises(TrustedCasesError, match="None of the 1 trusted cases is in this fold's training split"):
+            dataset.trainer(nnUNetTrainerMetaDCSeg).on_train_start()
+
+    def test_the_file_beside_the_splits_wins(self, make):
+        dataset = make()
+        (dataset.folder / "trusted_cases.json").write_text('["case_3"]')
+        trainer = dataset.trainer(nnUNetTrainerMetaDCSeg)
+        trainer.on_train_start()
+        assert trainer.train_loader.trusted == ["case_3"]
+
+
+def run(trainer, epochs: int | None = None):
+    """nnU-Net's own loop, stopped after so many epochs as by an interruption."""
+    if epochs is None:
+        trainer.run_training()
+        return trainer
+
+    class Interrupted(Exception):
+        pass
+
+    end = trainer.on_epoch_end
+
+    def stop() -> None:
+        end()
+        if trainer.current_epoch == epochs:
+            raise Interrupted
+
+    trainer.on_epoch_end = stop
+    with pytest.raises(Interrupted):
+        trainer.run_training()
+    return trainer
+
+
+def everything(trainer) -> dict[str, torch.Tensor]:
+    """All that was learned, by name."""
+    weighting = trainer.weighting
+    parts = {f"student.{k}": v for k, v in trainer.network.state_dict().items()}
+    parts |= {f"teacher.{k}": v for k, v in trainer.teacher.module.state_dict().items()}
+    parts |= {f"meta.{k}": v for k, v in weighting.meta.network.state_dict().items()}
+    parts |= {"centers": weighting.centers.centers, "rates": weighting.agreement.rates()}
+    if weighting.direction.direction is not None:
+        parts["direction"] = weighting.direction.direction
+    for i, value in enumerate(trainer.optimizer.state.values()):
+        if value.get("momentum_buffer") is not None:
+            parts[f"momentum.{i}"] = value["momentum_buffer"]
+    return parts
+
+
+class TestResume:
+    @pytest.mark.parametrize("trainer_class", [ShortStart, ShortStartNetwork])
+    def test_goes_on_as_if_never_stopped_bit_by_bit(self, make, trainer_class):
+        dataset = make()
+        settings = {"epochs": 4, "iterations": 3}
+        unbroken = dataset.trainer(trainer_class, **settings)
+        unbroken.save_every = 2
+        expected = everything(run(unbroken))
+        seed(0)
+        first = dataset.trainer(trainer_class, **settings)
+        first.save_every = 2
+        run(first, epochs=2)
+        seed(123)
+        second = dataset.trainer(trainer_class, continue_training=True, **settings)
+        second.load_checkpoint(f"{second.output_folder}/checkpoint_latest.pth")
+        assert (second.current_epoch, second.training_step) == (2, 6)
+        got = everything(run(second))
+        assert got.keys() == expected.keys()
+        assert [name for name in got if not torch.equal(got[name], expected[name])] == []
+        assert second.best_trusted_dice == unbroken.best_trusted_dice
+
+    def test_other_cases_than_those_of_the_checkpoint(self, make):
+        dataset = make()
+        trainer = start(dataset)
+        steps(trainer, 2)
+        trainer.save_checkpoint(f"{trainer.output_folder}/checkpoint_latest.pth")
+        (dataset.folder / "splits_final.json").write_text('[{"train": ["case_0", "case_3"], "val": ["case_5"]}]')
+        other = dataset.trainer(ShortStart, continue_training=True)
+        other.load_checkpoint(f"{trainer.output_folder}/checkpoint_latest.pth")
+        with pytest.raises(ValueError, match="trained on 5 cases that are not the 2 of this fold now"):
+            other.on_train_start()
+
+    def test_random_state_round_trip(self):
+        state = random_state()
+        drawn = torch.rand(3), np.random.rand(3)
+        set_random_state(state)
+        assert torch.equal(drawn[0], torch.rand(3))
+        assert (drawn[1] == np.random.rand(3)).all()
+
+
+class TestCheckpoint:
+    @pytest.fixture
+    def trained(self, make):
+        trainer = start(make())
+        steps(trainer, 3)
+        file = f"{trainer.output_folder}/checkpoint_final.pth"
+        trainer.save_checkpoint(file)
+        return trainer, file
+
+    def test_names_nnunets_own_class_and_says_where_it_came_from(self, trained):
+        trainer, file = trained
+        checkpoint = torch.load(file, weights_only=False)
+        assert checkpoint["trainer_name"] == "nnUNetTrainer"
+        ours = checkpoint["metadcseg"]
+        assert ours["trainer"] == "ShortStart"
+        assert ours["config"]["start_fractions"] == (0.01, 0.01)
+        assert ours["version"]
+
+    def test_names_no_module_of_this_package(self, trained):
+        with zipfile.ZipFile(trained[1]) as archive:
+            (pickled,) = [name for name in archive.namelist() if name.endswith("data.pkl")]
+            assert b"nnunetv2_metadcseg" not in archive.read(pickled)
+
+    def test_stock_nnunet_loads_it(self, trained, make):
+        trainer, file = trained
+        plans = {**trainer.plans_manager.plans, "continue_training": False}
+        stock = nnUNetTrainer(plans, trainer.configuration_name, 0, trainer.dataset_json, torch.device("cpu"))
+        stock.load_checkpoint(file)
+        for mine, theirs in zip(trainer.network.parameters(), stock.network.parameters(), strict=True):
+            assert torch.equal(mine, theirs)
+
+    def test_a_stock_checkpoint_gives_its_weights(self, trained):
+        trainer, file = trained
+        checkpoint = torch.load(file, weights_only=False)
+        del checkpoint["metadcseg"]
+        torch.save(checkpoint, file)
+        steps(trainer, 1)
+        trainer.load_checkpoint(file)
+        for name, value in trainer.network.state_dict().items():
+            assert torch.equal(value, checkpoint["network_weights"][name])
+
+    def test_nothing_half_written(self, trained, monkeypatch):
+        trainer, file = trained
+        good = torch.load(file, weights_only=False)["network_weights"]
+        steps(trainer, 1)
+        monkeypatch.setattr(torch, "save", full_disk)
+        with pytest.raises(OSError, match="No space left"):
+            trainer.save_checkpoint(file)
+        monkeypatch.undo()
+        again = torch.load(file, weights_only=False)["network_weights"]
+        assert all(torch.equal(good[name], again[name]) for name in good)
+
+
+def full_disk(*_, **__):
+    raise OSError("No space left on device")
+
+
+def test_stock_class_name():
+    assert stock_class_name(nnUNetTrainerMetaDCSeg_1epoch) == "nnUNetTrainer"
+
+
+class TestWholeRun:
+    def test_log_tells_every_epoch_what_was_learned(self, make):
+        trainer = run(make().trainer(ShortStart, epochs=3, iterations=3))
+        with open(trainer.log_file) as log:
+            lines = [line for line in log if "MetaDCSeg: disagreeing voxels" in line]
+        assert len(lines) == 3
+        for part in ("alpha there", "beta there", "boundary share", "Dice on trusted patches"):
+            assert part in lines[-1]
+        assert "nan" not in lines[-1]
+        assert "2 trusted cases in this fold: case_0, case_1" in open(trainer.log_file).read()
+
+    def test_best_checkpoint_follows_the_trusted_patches(self, make):
+        trainer = run(make().trainer(ShortStart, epochs=3, iterations=3))
+        best = torch.load(f"{trainer.output_folder}/checkpoint_best.pth", weights_only=False)
+        assert best["_best_ema"] == trainer.best_trusted_dice
+        assert 0 <= trainer.best_trusted_dice <= 1
+        assert 1 <= best["current_epoch"] <= 3
