@@ -179,8 +179,8 @@ Trusted cases are green.</p>
 label. Suspicion maps hold per cent.</p>
 <div class="scroll">{table}</div>
 <h2>One by one</h2>
-<p>Contours: <b style="background:{given}">given</b>, <b style="background:{proposed}">proposed</b> (dashed). Below them
-the probability that the given label is wrong, from dark (0) to bright (1).</p>
+<p>Contours: <b style="background:{given}">given</b>, <b style="background:{proposed}">proposed</b> (dashed). Below or
+beside them the probability that the given label is wrong, from dark (0.2) to bright (1).</p>
 {cases}
 <script>{script}</script></body></html>
 """

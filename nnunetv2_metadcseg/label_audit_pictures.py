@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 GIVEN_COLOUR, PROPOSED_COLOUR = "#ffd23f", "#35d0ff"
-SHOW_FROM = 0.05  # suspicion below this is left transparent
+SHOW_FROM = 0.2  # suspicion below this is left transparent
 MARGIN = 12  # voxels around what is shown
 
 
@@ -51,7 +51,7 @@ def draw_case(
     spacing: Sequence[float],
     count: int = 3,
 ) -> bytes:
-    """A PNG: above the contours, below the suspicion map, one column per plane.
+    """A PNG: contours above, the suspicion map below, one column per plane; a single plane has them side by side.
 
     Args:
         image, given, proposed: (*S), three axes. suspicion: (*S) in [0, 1]. spacing: per axis.
@@ -66,10 +66,13 @@ def draw_case(
     box = view(union, union[0].shape)
     low, high = np.percentile(image, (1, 99))
     height, width = ((b.stop - b.start) * s for b, s in zip(box, others, strict=True))
-    scale = min(3.0, max(1.6, 3.0 * height / max(width, 1e-6)))
-    figure = Figure(figsize=(3.0 * len(planes), 2 * scale), layout="compressed", facecolor="black")
+    single = len(planes) == 1
+    wide = 5.0 if single else 3.0  # inches of a panel
+    tall = min(1.2 * wide, max(0.5 * wide, wide * height / max(width, 1e-6)))
+    size = (2 * wide, tall) if single else (wide * len(planes), 2 * tall)
+    figure = Figure(figsize=size, layout="compressed", facecolor="black")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(2, len(planes), squeeze=False)
+    panels = figure.subplots(1, 2, squeeze=False).T if single else figure.subplots(2, len(planes), squeeze=False)
     for column, plane in enumerate(planes):
         cut = [np.take(a, plane, axis)[box] for a in (image, given, proposed, suspicion)]
         for row in (0, 1):
