@@ -2,7 +2,7 @@
 
     python benchmarks/noise_tools.py cases                 cases per second of `corrupt`, 1 and 2 processes
     python benchmarks/noise_tools.py large                 one volume of 512 x 512 x 400 voxels with 20 labels
-    python benchmarks/noise_tools.py large --types erosion dilation --no-naive --size 0.5
+    python benchmarks/noise_tools.py large --types erosion dilation --no-naive
 
 `large` measures every noise type in a process of its own (one thread), beside one signed distance transform of the
 foreground's bounding box and beside a naive SciPy version of the same noise, which works on the whole volume label by
@@ -55,6 +55,8 @@ def main() -> None:
     child.add_argument("volume", type=Path)
     args = parser.parse_args()
     {"cases": run_cases, "large": run_large, "measure": run_measure}[args.command](args)
+    if args.command != "measure":
+        print(f"\n{os.cpu_count()} processors; mean load of the last 15 minutes {os.getloadavg()[2]:.1f}.")
 
 
 # --- cases per second -------------------------------------------------------------------------------------------------
