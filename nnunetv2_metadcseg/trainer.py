@@ -126,7 +126,6 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
     def _renew_sampling(self) -> None:
         weights, share = self.weighting.agreement.sampling(self.config.least_sampling_weight)
         weights = weights.tolist()
-        self.weighting.statistics.add(given_share=share)
         self.train_loader.set_given_sampling(
             [weights[self.case_index[case]] for case in self.train_loader.given], float(share)
         )
@@ -234,14 +233,8 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         means = self.weighting.statistics.means()
         self.epoch_trusted_dice = means.get("trusted_dice", math.nan)
         phase = "trusted patches only" if self.starting else "given labels and trusted patches"
-        self.print_to_log_file(
-            "MetaDCSeg: "
-            f"disagreeing voxels {means.get('disagreeing', math.nan):.4f}, "
-            f"alpha there {means.get('alpha', math.nan):.3f}, beta there {means.get('beta', math.nan):.3f}, "
-            f"given-label patches drawn {means.get('given_share', math.nan):.2f} of planned, "
-            f"boundary share {means.get('boundary', math.nan):.4f}, "
-            f"Dice on trusted patches {means.get('trusted_dice', math.nan):.4f} ({phase})"
-        )
+        means["given_share"] = self.train_loader.given_sampling[1]
+        self.print_to_log_file(describe_epoch(means, self.starting))
         # nnU-Net's local logger knows fixed keys only; the others (Weights & Biases) take ours.
         for logger in self.logger.loggers:
             for name, value in means.items():
@@ -307,3 +300,18 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
                 "this fold now; restore the old splits_final.json to continue, or train anew without --c."
             )
         self.weighting.load_state_dict(state["weighting"])
+
+
+def describe_epoch(means: dict[str, float], starting: bool) -> str:
+    """One line of log; a dash where nothing was measured (the start sees trusted patches only)."""
+
+    def show(name: str) -> str:
+        value = means.get(name, math.nan)
+        return f"{value:.4f}" if math.isfinite(value) else "-"
+
+    return (
+        f"MetaDCSeg: disagreeing voxels {show('disagreeing')}, alpha there {show('alpha')}, beta there {show('beta')}, "
+        f"boundary share {show('boundary')}, Dice on trusted patches {show('trusted_dice')}, "
+        f"given-label patches {show('given_share')} of the planned number "
+        f"({'trusted patches only' if starting else 'given labels and trusted patches'})"
+    )
