@@ -232,7 +232,6 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         super().on_train_epoch_end(train_outputs)
         means = self.weighting.statistics.means()
         self.epoch_trusted_dice = means.get("trusted_dice", math.nan)
-        phase = "trusted patches only" if self.starting else "given labels and trusted patches"
         means["given_share"] = self.train_loader.given_sampling[1]
         self.print_to_log_file(describe_epoch(means, self.starting))
         # nnU-Net's local logger knows fixed keys only; the others (Weights & Biases) take ours.
