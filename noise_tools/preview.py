@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from matplotlib.figure import Figure
 
+    from noise_tools.overlay import Plane
     from noise_tools.recipe import Component
 
 _COLUMNS = 5  # pictures in a row
@@ -83,39 +84,52 @@ def preview(
         label_dice: mean Dice over the labels that the noisy label should have, found by bisection on the strength.
         severity: strength in [0, 1] to use instead.
         seed: of all randomness.
-    """
-    import numpy as np
 
+    Raises:
+        NoiseToolsError: a case without foreground, or noise that does not fit the data set.
+    """
+    from noise_tools.errors import NoiseToolsError
     from noise_tools.label_folders import read_image
     from noise_tools.overlay import draw_overlay, fullest_plane, window_around
     from noise_tools.raw_dataset import read_label
     from noise_tools.recipe import check
 
+    check(components, dataset.labels.foreground)
     label, spacing = read_label(dataset, dataset.cases[case])
     image = read_image(dataset.cases[case].images[0], dataset.json.get("overwrite_image_reader_writer"))
     clean = _without_ignored(label, dataset)
-    pictures = []
-    check(components, dataset.labels.foreground)
-    for component in components:
-        noisy, dice = _noisy(dataset, case, component, label, spacing, label_dice, severity, seed)
-        pictures.append((component.name, _without_ignored(noisy, dataset), dice))
+    if not clean.any():
+        raise NoiseToolsError(f"Case {case} has no foreground to corrupt; choose another with --case.")
     plane = fullest_plane(clean != 0, spacing)
-    across = plane if plane.axis is None else fullest_plane(clean != 0, spacing, axis=1 if plane.axis == 0 else 0)
-    windows = {id(p): window_around(p.cut(clean) != 0) for p in (plane, across)}
-    figure, axes = _canvas(len(components) + 1, _height(plane, windows[id(plane)]))
-    draw_overlay(axes[0], plane, image, clean, window=windows[id(plane)])
+    window = window_around(plane.cut(clean) != 0)
+    figure, axes = _canvas(len(components) + 1, _height(plane, window))
+    draw_overlay(axes[0], plane, image, clean, window=window)
     axes[0].set_title(f"{case}\n{plane.title or 'clean'}", fontsize=9)
-    for ax, (name, noisy, dice) in zip(axes[1:], pictures, strict=False):
-        # Within its own plane, noise of whole slices would not show.
-        shown = across if name.startswith("slice_") else plane
-        window = windows[id(shown)]
-        if np.array_equal(shown.cut(noisy)[window], shown.cut(clean)[window]):  # the noise lies elsewhere
-            shown = fullest_plane(noisy != clean, spacing, shown.axis)
-            window = window_around((shown.cut(noisy) != 0) | (shown.cut(clean) != 0))
+    for ax, component in zip(axes[1:], components, strict=False):
+        noisy, dice = _noisy(dataset, case, component, label, spacing, label_dice, severity, seed)
+        noisy = _without_ignored(noisy, dataset)
+        shown, window = _view(component.name, clean, noisy, spacing)
         draw_overlay(ax, shown, image, clean, noisy, window)
-        elsewhere = "" if shown is plane or not shown.title else f", {shown.title}"
-        ax.set_title(f"{name}\nDice {dice:.2f}{elsewhere}", fontsize=9)
+        elsewhere = f", {shown.title}" if shown.title != plane.title else ""
+        ax.set_title(f"{component.name}\nDice {dice:.2f}{elsewhere}", fontsize=9)
     return figure
+
+
+def _view(name: str, clean: np.ndarray, noisy: np.ndarray, spacing: Sequence[float]) -> tuple[Plane, tuple[slice, ...]]:
+    """Slice and part of it in which to show a noise: those of the clean label, unless nothing of the noise is there."""
+    import numpy as np
+
+    from noise_tools.overlay import fullest_plane, window_around
+
+    plane = fullest_plane(clean != 0, spacing)
+    if name.startswith("slice_") and plane.axis is not None:
+        # Within its own plane, noise of whole slices would not show.
+        plane = fullest_plane(clean != 0, spacing, axis=1 if plane.axis == 0 else 0)
+    window = window_around(plane.cut(clean) != 0)
+    if np.array_equal(plane.cut(noisy)[window], plane.cut(clean)[window]):
+        plane = fullest_plane(noisy != clean, spacing, plane.axis)
+        window = window_around((plane.cut(noisy) != 0) | (plane.cut(clean) != 0))
+    return plane, window
 
 
 def _fits(name: str, dataset: Any) -> bool:
@@ -130,7 +144,7 @@ def _fits(name: str, dataset: Any) -> bool:
     return True
 
 
-def _height(plane: Any, window: tuple[slice, ...]) -> float:
+def _height(plane: Plane, window: tuple[slice, ...]) -> float:
     """Height of a picture relative to its width, within bounds."""
     rows, columns = (edge.stop - edge.start for edge in window)
     return min(1.3, max(0.4, rows * plane.aspect / columns))

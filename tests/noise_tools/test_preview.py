@@ -65,6 +65,12 @@ def test_noise_outside_the_common_slice_is_shown_where_it_is(raw):
         assert changed[..., 3].max() > 0, "some voxel is tinted"
 
 
+def test_a_case_without_foreground(raw):
+    write_dataset(raw / "Dataset007_Empty", {"a": np.zeros((5, 6, 7), np.uint8)})
+    with pytest.raises(NoiseToolsError, match="Case a has no foreground"):
+        preview.preview(open_dataset(7), "a", parse_components(["erosion"]))
+
+
 def test_one_panel_per_type_with_the_dice_reached(raw):
     components = parse_components(["erosion", "dilation", "erosion+affine"])
     figure = preview.preview(open_dataset(3), "a", components, label_dice=0.8)
