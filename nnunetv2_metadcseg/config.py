@@ -16,8 +16,8 @@ class MetaDCSegConfig:
     trusted_fraction: float = 0.5
     # The training starts on trusted patches only: warming up on the given labels teaches their bias. The start lasts
     # until the Dice on them reaches `start_dice`, but no less and no more than these shares of the training.
-    start_fractions: tuple[float, float] = (0.05, 0.4)
-    start_dice: float = 0.7
+    start_fractions: tuple[float, float] = (0.05, 0.6)
+    start_dice: float = 0.8
     # The teacher averages over this share of the training, within the bounds that follow (updates).
     teacher_fraction: float = 0.05
     teacher_horizon: tuple[int, int] = (20, 1000)
