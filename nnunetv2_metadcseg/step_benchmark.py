@@ -95,6 +95,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measures, prints a table per configuration and writes what was asked for."""
     check(args)
+    if args.device != "cpu":
+        check_device(args.device)
     effort = Effort(args.steps, args.warm_up, args.clock, not args.no_memory)
     with (
         tempfile.TemporaryDirectory(prefix="metadcseg_benchmark_") as scratch,
@@ -129,6 +131,14 @@ def check(args: argparse.Namespace) -> None:
     for path in (args.json, args.output):
         if path and not path.absolute().parent.is_dir():
             raise ValueError(f"The folder of {path} does not exist; make it first: mkdir -p {path.parent}")
+
+
+def check_device(device: str) -> None:
+    """Raises ValueError where torch sees no such device."""
+    import torch
+
+    if not {"cuda": torch.cuda, "mps": torch.mps}[device].is_available():
+        raise ValueError(f"torch {torch.__version__} sees no {device} device; leave out --device to measure the CPU.")
 
 
 def meta_interval(arm: str) -> int:

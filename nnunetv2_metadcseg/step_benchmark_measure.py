@@ -19,7 +19,7 @@ from nnunetv2_metadcseg.feature_tap import unwrap
 from nnunetv2_metadcseg.step_benchmark import ArmCost, Effort, Result, Target, meta_interval
 from nnunetv2_metadcseg.step_benchmark_arms import build, load_weights
 from nnunetv2_metadcseg.step_benchmark_memory import peak_memory
-from nnunetv2_metadcseg.step_benchmark_parts import PartTimer, watch
+from nnunetv2_metadcseg.step_benchmark_parts import PartTimer, mean_of_medians, median_parts, watch
 from nnunetv2_metadcseg.trainer import nnUNetTrainerMetaDCSeg
 from nnunetv2_metadcseg.trusted_trainer import TrustedBatchTrainer
 
@@ -30,7 +30,8 @@ SEED = 0
 def measure(target: Target, arms: Sequence[str], effort: Effort, scratch: Path) -> Result:
     """Time of all arms, one step of each in turn, then peak memory of each in a process of its own."""
     torch.set_num_threads(target.threads)
-    seed_everything()
+    for generator in (random.seed, np.random.seed, torch.manual_seed):
+        generator(SEED)
     source = build("metadcseg_head", target)
     batches = draw_batches(source, cycle_length(arms, source))
     weights = trained_weights(target, batches, effort.warm_up)
@@ -44,12 +45,6 @@ def measure(target: Target, arms: Sequence[str], effort: Effort, scratch: Path) 
         costs = [replace(cost, peak_mb=peak_memory(cost.arm, target, shared)) for cost in progress(costs, "memory")]
     size = (len(batches[0]["data"]), *source.configuration_manager.patch_size)
     return Result(target, costs, time_data(target, effort), disagreeing_share(source, weights, batches), size)
-
-
-def seed_everything() -> None:
-    random.seed(SEED)
-    np.random.seed(SEED)
-    torch.manual_seed(SEED)
 
 
 def progress(items: Sequence, text: str):
@@ -169,16 +164,6 @@ def time_steps(trainers: dict[str, nnUNetTrainer], batches: list[dict], effort: 
     play(rounds, names, timed, "steps")
     play(max(1, rounds // 2), watched, timed_parts, "parts")
     return [ArmCost(arm, mean_of_medians(seconds[arm]), median_parts(parts.get(arm, []))) for arm in names]
-
-
-def mean_of_medians(per_batch: list[list[float]]) -> float:
-    return statistics.fmean(statistics.median(values) for values in per_batch)
-
-
-def median_parts(per_batch: list[list[dict[str, float]]]) -> dict[str, float]:
-    """Seconds per part, as `mean_of_medians`; a part that a step did not need took no time there."""
-    names = {name for steps in per_batch for step in steps for name in step}
-    return {name: mean_of_medians([[step.get(name, 0.0) for step in steps] for steps in per_batch]) for name in names}
 
 
 def time_data(target: Target, effort: Effort, draws: int = 8) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -93,3 +94,13 @@ def watch(trainer: Any, timer: PartTimer, methods: tuple[tuple[str, str, str], .
     for path, attribute, part in methods:
         owner = functools.reduce(getattr, path.split(".") if path else (), trainer)
         setattr(owner, attribute, timer.watched(getattr(owner, attribute), part))
+
+
+def mean_of_medians(per_batch: list[list[float]]) -> float:
+    return statistics.fmean(statistics.median(values) for values in per_batch)
+
+
+def median_parts(per_batch: list[list[dict[str, float]]]) -> dict[str, float]:
+    """Seconds per part, as `mean_of_medians`; a part that a step did not need took no time there."""
+    names = {name for steps in per_batch for step in steps for name in step}
+    return {name: mean_of_medians([[step.get(name, 0.0) for step in steps] for steps in per_batch]) for name in names}
