@@ -48,7 +48,7 @@ class nnUNetTrainerL2B(TrustedBatchTrainer):
         pseudo = hard_labels(probabilities, regions)
         influence = HeadInfluence(momentum=0.0)
         gradient = logit_gradient(
-            lambda z: self.weighted_loss.single(z, label[num_given:], valid[num_given:]), logits[num_given:]
+            lambda z: self.local_loss.single(z, label[num_given:], valid[num_given:]), logits[num_given:]
         )
         influence.update(influence.step_direction(features[num_given:], gradient))
         given = slice(0, num_given)

@@ -194,7 +194,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         trusted = slice(num_given, None)
 
         def loss(z: Tensor) -> Tensor:
-            return self.weighted_loss.single(z, label[trusted], valid[trusted])
+            return self.local_loss.single(z, label[trusted], valid[trusted])
 
         if self.config.influence == "head":
             self.weighting.observe_trusted(features[trusted], logits[trusted], loss)

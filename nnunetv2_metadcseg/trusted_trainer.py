@@ -54,6 +54,8 @@ class TrustedBatchTrainer(nnUNetTrainer):
             self.loss.weight_factors if isinstance(self.loss, DeepSupervisionWrapper) else None,
             AllGatherGrad.apply if self.is_ddp else None,
         )
+        # For influences: ranks may hold different numbers of trusted patches, which cannot be gathered.
+        self.local_loss = WeightedDiceCELoss(self.label_manager.has_regions, self.configuration_manager.batch_dice)
 
     @property
     def memory_format(self) -> torch.memory_format:

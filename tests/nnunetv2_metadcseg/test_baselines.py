@@ -57,7 +57,7 @@ class TestL2BTargets:
             tap=SimpleNamespace(pop=lambda: features),
             label_manager=SimpleNamespace(has_regions=regions),
             probabilities=torch.sigmoid if regions else lambda z: torch.softmax(z, 1),
-            weighted_loss=WeightedDiceCELoss(regions),
+            local_loss=WeightedDiceCELoss(regions),
         )
         outputs = [0.01 * torch.randn(4, 2, *SHAPE)]
         batch = {"num_given": num_given}
