@@ -152,3 +152,56 @@ class TestCases:
         cases.update(*update)
         other.update(*update)
         assert torch.equal(cases.rates(), other.rates())
+
+
+class TestSampling:
+    """Cases 0 and 1 have doubtful labels, case 2 is trusted."""
+
+    @staticmethod
+    def believed(*alphas: float | None, **settings) -> CaseAgreement:
+        result = CaseAgreement(3, torch.tensor([False, False, True]), **settings)
+        for case, alpha in enumerate(alphas):
+            if alpha is not None:
+                result.update_beliefs(torch.tensor([case]), torch.tensor([100 * alpha]), torch.tensor([100]))
+        return result
+
+    def test_weights_are_the_mean_alpha_where_label_and_teacher_disagree(self):
+        weights, _ = self.believed(0.8, 0.2).sampling(least=0.05)
+        torch.testing.assert_close(weights, torch.tensor([0.8, 0.2, 0.0]))
+
+    def test_share_is_the_belief_expected_of_a_drawn_patch(self):
+        _, share = self.believed(0.8, 0.2).sampling(least=0.05)
+        assert share.item() == pytest.approx((0.8**2 + 0.2**2) / (0.8 + 0.2))
+        _, share = self.believed(1.0, 1.0).sampling(least=0.05)
+        assert share.item() == pytest.approx(1.0)
+
+    def test_all_are_drawn_alike_while_nothing_is_known(self):
+        weights, share = self.believed().sampling(least=0.05)
+        assert weights.tolist() == [1, 1, 0]
+        assert share == 1
+
+    def test_unknown_cases_are_drawn_like_the_mean_of_the_known(self):
+        weights, _ = self.believed(0.4).sampling(least=0.05)
+        torch.testing.assert_close(weights, torch.tensor([0.4, 0.4, 0.0]))
+
+    def test_least_weight(self):
+        weights, _ = self.believed(0.0, 1.0).sampling(least=0.05)
+        torch.testing.assert_close(weights, torch.tensor([0.05, 1.0, 0.0]))
+
+    def test_patches_add_up_and_momentum_keeps_the_past(self):
+        cases = self.believed(momentum=0.75)
+        cases.update_beliefs(torch.tensor([0, 0]), torch.tensor([10.0, 0.0]), torch.tensor([10, 10]))
+        assert cases.beliefs[0] == 0.5
+        cases.update_beliefs(torch.tensor([0]), torch.tensor([10.0]), torch.tensor([10]))
+        assert cases.beliefs[0] == 0.75 * 0.5 + 0.25
+
+    def test_patches_without_disagreement_teach_nothing(self):
+        cases = self.believed(0.4)
+        cases.update_beliefs(torch.tensor([0, 1]), torch.zeros(2), torch.zeros(2))
+        assert cases.beliefs[0].item() == pytest.approx(0.4)
+        assert cases.beliefs[1] == -1
+
+    def test_state_round_trip(self):
+        cases, other = self.believed(0.4, 0.9), self.believed()
+        other.load_state_dict(cases.state_dict())
+        assert torch.equal(cases.sampling(0.05)[0], other.sampling(0.05)[0])
