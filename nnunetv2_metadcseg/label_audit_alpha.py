@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import fields
 from types import SimpleNamespace
@@ -22,14 +23,15 @@ class LearnedWeights:
 
     Args:
         predictor: nnUNetPredictor with the fold's network (student weights are `list_of_parameters[0]`).
-        ours: the checkpoint's entry "metadcseg". device: where to compute.
+        ours: the checkpoint's entry "metadcseg". trusted: trusted cases. device: where to compute.
     """
 
-    def __init__(self, predictor: Any, ours: dict, device: torch.device) -> None:
+    def __init__(self, predictor: Any, ours: dict, trusted: Sequence[str], device: torch.device) -> None:
         state, labels = ours["state"], predictor.label_manager
         self.predictor, self.device, self.regions = predictor, device, labels.has_regions
         self.index = {case: i for i, case in enumerate(state["cases"])}
-        self.weighting = self._weighting(ours, len(self.index))
+        self.weighting = self._weighting(ours, set(trusted))
+        self.beliefs = self.weighting.agreement.beliefs.clone()  # computing alpha moves those of the weighting
         self.encoder = LabelEncoder(
             labels.num_segmentation_heads, labels.foreground_regions if self.regions else None, labels.ignore_label
         )
@@ -39,15 +41,15 @@ class LearnedWeights:
         teacher.load_state_dict(state["teacher"]["weights"])
         self.network = AlphaNetwork(student, teacher, self.weighting, self.regions).to(device).eval()
 
-    def _weighting(self, ours: dict, count: int) -> LabelWeighting:
+    def _weighting(self, ours: dict, trusted: set[str]) -> LabelWeighting:
         """With one case more than the trainer numbered: the place of a case that it has not seen."""
+        mask = torch.tensor([*(case in trusted for case in self.index), False], device=self.device)
         known = {field.name for field in fields(MetaDCSegConfig)}
         config = MetaDCSegConfig(**{name: value for name, value in ours["config"].items() if name in known})
-        weighting = LabelWeighting(config, self.regions, torch.zeros(count + 1, dtype=torch.bool, device=self.device))
+        weighting = LabelWeighting(config, self.regions, mask)
         saved = _to(ours["state"]["weighting"], self.device)
-        for name in ("counts", "sizes"):
-            old = saved["agreement"][name]
-            saved["agreement"][name] = torch.cat([old, torch.zeros_like(old[:1])])
+        for name, values in saved["agreement"].items():
+            saved["agreement"][name] = torch.cat([values, getattr(weighting.agreement, name)[-1:]])
         weighting.load_state_dict(saved)
         return weighting
 
@@ -57,6 +59,11 @@ class LearnedWeights:
         if case not in self.index or agreement.sizes[self.index[case]] == 0:
             return None
         return float(agreement.rates()[self.index[case]].sum())
+
+    def belief(self, case: str) -> float | None:
+        """Mean alpha of a training case where label and teacher disagree, as the trainer counted it at last."""
+        known = case in self.index and self.beliefs[self.index[case]] >= 0
+        return float(self.beliefs[self.index[case]]) if known else None
 
     @torch.no_grad()
     def suspicion(self, case: str, image: Tensor, label: Tensor, logits: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnunetv2_metadcseg import __version__
+from nnunetv2_metadcseg.trusted_cases import FILE_NAME, TrustedCasesError, read_trusted_cases
 
 if TYPE_CHECKING:
     import torch
@@ -49,6 +50,7 @@ class CasePrediction:
         learned: 1 - alpha of the trainer, or None. valid: False where ignored.
         properties: nnU-Net's, with the geometry. out_of_fold: no model that predicted it has seen its label.
         record: disagreement rate of the case as the trainer counted it (structure voxels are the unit), or None.
+        belief: the trainer's mean alpha of the case where its label and the teacher disagree, or None.
     """
 
     given: np.ndarray
@@ -59,6 +61,7 @@ class CasePrediction:
     out_of_fold: bool
     learned: np.ndarray | None = None
     record: float | None = None
+    belief: float | None = None
 
 
 class TrainedModel:
@@ -145,6 +148,15 @@ class TrainedModel:
         return json.loads(file.read_text()) if file.is_file() else self.predictor.dataset_json
 
     @cached_property
+    def trusted(self) -> list[str]:
+        """Declared trusted cases; none is fine here, but a broken list is an error."""
+        declared = (self.preprocessed / FILE_NAME).is_file() or self.dataset_json.get("trusted_cases")
+        try:
+            return read_trusted_cases(self.preprocessed, self.dataset_json) if declared else []
+        except TrustedCasesError as error:
+            raise AuditError(str(error)) from error
+
+    @cached_property
     def structures(self) -> list[Structure]:
         labels = {name: value for name, value in self.predictor.dataset_json["labels"].items() if name != "ignore"}
         found, regions = [], self.label_manager.has_regions
@@ -225,6 +237,7 @@ class TrainedModel:
         learned = [o[1] for o in outputs if o[1] is not None]
         # Every fold that was trained on the case has counted it, also where another one predicts it.
         records = [r for r in (network.record(case) for network in self.networks.values()) if r is not None]
+        beliefs = [b for b in (network.belief(case) for network in self.networks.values()) if b is not None]
         given = self.given(case)
         ignore = self.label_manager.ignore_label
         return CasePrediction(
@@ -236,6 +249,7 @@ class TrainedModel:
             out_of_fold=out_of_fold,
             learned=self.to_case_geometry(sum(learned) / len(learned), properties)[0] if learned else None,
             record=float(np.mean(records)) if records else None,
+            belief=float(np.mean(beliefs)) if beliefs else None,
         )
 
     def image(self, case: str) -> np.ndarray:
@@ -299,7 +313,7 @@ class FoldNetwork:
         from nnunetv2_metadcseg.label_audit_alpha import LearnedWeights
 
         try:
-            return LearnedWeights(self.predictor, ours, self.model.device)
+            return LearnedWeights(self.predictor, ours, self.model.trusted, self.model.device)
         except (KeyError, TypeError, RuntimeError) as error:  # a checkpoint of another version of this package
             self.note = (
                 f"The learned weights in the checkpoint of fold {self.fold} cannot be read by version "
@@ -316,6 +330,9 @@ class FoldNetwork:
         if self.learned is None:
             return logits, None
         return logits, self.learned.suspicion(case, image, torch.from_numpy(seg.astype(np.int16)), logits)
+
+    def belief(self, case: str) -> float | None:
+        return None if self.learned is None else self.learned.belief(case)
 
     def record(self, case: str) -> float | None:
         return None if self.learned is None else self.learned.record(case)

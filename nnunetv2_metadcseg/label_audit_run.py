@@ -31,7 +31,6 @@ from nnunetv2_metadcseg.label_audit import (
     wrong_probability,
 )
 from nnunetv2_metadcseg.label_audit_predict import AuditError, CasePrediction, Structure, TrainedModel
-from nnunetv2_metadcseg.trusted_cases import FILE_NAME, TrustedCasesError, read_trusted_cases
 
 CASE_COLUMNS = (
     *("rank", "case", "label", "reliability", "direction", "bias", "shift", "distance", "unit"),
@@ -184,14 +183,13 @@ def run_audit(
         AuditError: `out` exists, or something is missing in the data set.
     """
     check_output(out, overwrite)
-    trusted = trusted_cases(model)
     names = model.cases() if cases is None else sorted(cases)
     if not names:
         raise AuditError("There is no case to audit, expected training or validation cases in splits_final.json.")
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
-        audit = _audit_into(temporary, model, names, trusted, worst, progress)
+        audit = _audit_into(temporary, model, names, worst, progress)
         temporary.chmod(0o755)
         if out.exists():
             shutil.rmtree(out)
@@ -211,18 +209,7 @@ def check_output(out: Path, overwrite: bool) -> None:
         raise AuditError(f"{out} is not the folder of an earlier audit (no audit.json), so it is not replaced.")
 
 
-def trusted_cases(model: TrainedModel) -> list[str]:
-    """Declared trusted cases; none is fine here, but a broken list is an error."""
-    declared = (model.preprocessed / FILE_NAME).is_file() or model.dataset_json.get("trusted_cases")
-    try:
-        return read_trusted_cases(model.preprocessed, model.dataset_json) if declared else []
-    except TrustedCasesError as error:
-        raise AuditError(str(error)) from error
-
-
-def _audit_into(
-    folder: Path, model: TrainedModel, names: Sequence[str], trusted: Sequence[str], worst: int, progress: Callable
-) -> Audit:
+def _audit_into(folder: Path, model: TrainedModel, names: Sequence[str], worst: int, progress: Callable) -> Audit:
     from nnunetv2_metadcseg.label_audit_page import write_page
 
     interim = folder / "interim"
@@ -231,7 +218,7 @@ def _audit_into(
     findings = []
     for case in progress(names):
         prediction = model.predict(case)
-        findings.append(measure(case, prediction, model.structures, case in trusted))
+        findings.append(measure(case, prediction, model.structures, case in model.trusted))
         _keep(interim / f"{case}.npz", prediction, model)
     score(findings)
     findings.sort(key=lambda f: f.rank)

@@ -138,7 +138,8 @@ def study(stock: dict, ours: dict, structures: Sequence, wrong: dict[str, np.nda
     for model, contents in (("stock", stock), ("metadcseg", ours)):
         for kind in ("oof", "seen") if model == "stock" else ("oof",):
             chosen = {case: c[kind] for case, c in contents.items()}
-            for name, values in case_signals(chosen, structures, wrong).items():
+            signals = case_signals(chosen, structures, wrong) | audit_signals(contents, kind, structures, wrong)
+            for name, values in signals.items():
                 truth = np.array([wrong[case].any() for case in wrong])
                 row = {"model": model, "kind": f"case, {kind}", "signal": name}
                 rows.append(row | {"auroc": round(auroc(np.array([values[c] for c in wrong]), truth), 4)})
@@ -167,13 +168,29 @@ def case_signals(chosen: dict[str, Any], structures: Sequence, wrong: dict) -> d
             "hard": float(np.mean(hard)),
             "soft": float(np.mean(soft)),
         }
-        if p.record is not None:
-            own["record"] = p.record
-            own["confident x record"] = combined_ratio([own["confident, pooled"], p.record])
-            own["soft x record"] = combined_ratio([own["soft"], p.record])
         for name, value in own.items():
             found.setdefault(name, {})[case] = float(value)
     return {name: values for name, values in found.items() if len(values) == len(wrong)}
+
+
+def audit_signals(contents: dict, kind: str, structures: Sequence, wrong: dict) -> dict[str, dict[str, float]]:
+    """The audit's ratio with and without what the trainer recorded (a training as short as this misses some cases)."""
+    found: dict[str, dict[str, float]] = {}
+    for name, keep in (("ratio, prediction alone", False), ("ratio x record", True)):
+        findings = {case: measure(case, c[kind], structures, c["trusted"]) for case, c in contents.items()}
+        for finding in findings.values():
+            finding.record = finding.record if keep else None
+        score(list(findings.values()))
+        found[name] = {case: findings[case].ratio for case in wrong}
+    beliefs = {case: contents[case][kind].belief for case in wrong}
+    if any(b is not None for b in beliefs.values()):
+        odds = {case: (1 - b) / b if b else None for case, b in beliefs.items()}
+        for name in list(found):
+            found[f"{name} x belief"] = {
+                case: combined_ratio([value, odds[case]]) if odds[case] else value
+                for case, value in found[name].items()
+            }
+    return found if any(f is not None for f in beliefs.values()) else {"ratio": found["ratio, prediction alone"]}
 
 
 def voxel_signals(contents: dict, kind: str, structures: Sequence, wrong: dict):

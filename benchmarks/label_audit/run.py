@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     args.work = args.work.resolve()
     training.set_paths(args.work)
-    cells = [training.Cell(d, q, s) for s in args.seed for d in args.dataset for q in args.label_dice]
+    cells = [training.Cell(d, q, s) for s in args.seed for q in args.label_dice for d in args.dataset]
     for cell in cells:
         training.prepare(cell, args.data.resolve(), args.work, args.cases, args.trusted, args.case_fraction)
         for arm in training.TRAINERS:

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from nnunetv2_metadcseg.label_audit_predict import AuditError, CasePrediction, Structure
-from nnunetv2_metadcseg.label_audit_run import probability_of_given, run_audit, trusted_cases, voxel_suspicion
+from nnunetv2_metadcseg.label_audit_predict import AuditError, CasePrediction, Structure, TrainedModel
+from nnunetv2_metadcseg.label_audit_run import probability_of_given, run_audit, voxel_suspicion
 
 SHAPE = (6, 20, 20)
 PROPERTIES = {"spacing": (2.0, 1.0, 1.0)}
@@ -38,7 +38,7 @@ class FakeModel:
     def __init__(self, preprocessed: Path, learned: bool = False, broken: bool = False) -> None:
         self.preprocessed, self.learned, self.broken = preprocessed, learned, broken
         self.networks = {0: SimpleNamespace(learned=learned or None, teacher=None, trainer=None, note=None)}
-        self.dataset_json = {"trusted_cases": ["trusted"]}
+        self.trusted = ["trusted"]
         self.dataset = SimpleNamespace(load_case=lambda case: (None, None, None, PROPERTIES))
         self.reader = SimpleNamespace(read_seg=lambda file: (np.load(file)[None], PROPERTIES))
         (preprocessed / "gt_segmentations").mkdir(parents=True)
@@ -134,13 +134,16 @@ def test_failure_leaves_the_earlier_audit_alone(tmp_path):
 
 
 def test_trusted_cases_may_be_absent_but_not_broken(tmp_path):
-    model = FakeModel(tmp_path / "pre")
-    assert trusted_cases(model) == ["trusted"]
-    model.dataset_json = {}
-    assert trusted_cases(model) == []
-    (model.preprocessed / "trusted_cases.json").write_text("[1]")
+    def model(dataset: dict) -> TrainedModel:
+        made = TrainedModel.__new__(TrainedModel)
+        made.preprocessed, made.dataset_json = tmp_path, dataset
+        return made
+
+    assert model({"trusted_cases": ["b", "a"]}).trusted == ["a", "b"]
+    assert model({}).trusted == []
+    (tmp_path / "trusted_cases.json").write_text("[1]")
     with pytest.raises(AuditError, match="list of case identifiers"):
-        trusted_cases(model)
+        _ = model({}).trusted
 
 
 def test_probability_of_the_given_label():
