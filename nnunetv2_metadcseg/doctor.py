@@ -30,7 +30,7 @@ PROBE = f"""
 import json, sys
 import torch
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
-found = {{"cuda": torch.cuda.is_available(), "torch": torch.__version__, "threads": torch.get_num_threads()}}
+found = {{"cuda": torch.cuda.is_available(), "torch": torch.__version__}}
 try:
     trainer = recursive_find_trainer_class_by_name(sys.argv[1])
     found["trainer"] = f"{{trainer.__module__}}.{{trainer.__qualname__}}"
@@ -131,7 +131,7 @@ def check_trainer_folder(environment: Mapping[str, str]) -> Finding:
 
 
 def probe(trainer: str, environment: Mapping[str, str]) -> dict:
-    """What a fresh python process finds: CUDA, threads, and the trainer class or the error of nnU-Net's search.
+    """What a fresh python process finds: CUDA, and the trainer class or the error of nnU-Net's search.
 
     The working folder is kept off the module search path (python -c puts it there), as for an installed command.
     """

@@ -88,8 +88,35 @@ def test_baselines_train(prepared, trainer):
     assert checkpoint(prepared.model(trainer))["trainer_name"] == "nnUNetTrainer"
 
 
+def make_region_dataset(workspace) -> None:
+    """Dataset902: the noisy phantom with overlapping regions and, in every label, a corner that is ignored."""
+    import SimpleITK as sitk
+
+    source, target = (workspace.folder("raw", name) for name in ("Dataset901_PhantomNoisy", "Dataset902_Regions"))
+    (target / "labelsTr").mkdir(parents=True)
+    dataset = json.loads((source / "dataset.json").read_text())
+    dataset |= {"labels": {"background": 0, "whole": [1, 2], "tail": 2, "ignore": 3}, "regions_class_order": [1, 2]}
+    (target / "dataset.json").write_text(json.dumps(dataset))
+    for file in (source / "labelsTr").iterdir():
+        label = sitk.ReadImage(str(file))
+        label[:10, :10, :] = 3
+        sitk.WriteImage(label, str(target / "labelsTr" / file.name))
+
+
+def test_trains_on_regions_with_ignored_voxels_in_2d(prepared):
+    make_region_dataset(prepared)
+    prepared.run(*("nnUNetv2_plan_and_preprocess", "-d", 902, "-c", "2d", "-np", 1, "-npfp", 1), nnUNet_n_proc_DA="1")
+    prepared.run("metadcseg", "small-config", "-d", 902, "-c", "2d", "--features", 4)
+    trainer = "nnUNetTrainerShortMetaDCSegNoValidation"
+    prepared.train(trainer, dataset=902, configuration="2d_small")
+    model = prepared.model(trainer, "Dataset902_Regions", "2d_small")
+    assert checkpoint(model)["current_epoch"] == 2
+    lines = [line for line in log_text(model).splitlines() if "MetaDCSeg: disagreeing voxels" in line]
+    assert len(lines) == 2 and "Dice on trusted patches nan" not in lines[-1]
+
+
 def test_stopped_training_goes_on(prepared):
-    trainer = "nnUNetTrainerShortMetaDCSegResumed"
+    trainer = "nnUNetTrainerShortMetaDCSegNoValidation"
     prepared.train(trainer, expect=None, METADCSEG_TEST_STOP_BEFORE_EPOCH="1")
     model = prepared.model(trainer)
     assert not (model / "fold_0" / "checkpoint_final.pth").exists()

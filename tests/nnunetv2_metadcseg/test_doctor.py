@@ -7,7 +7,7 @@ import pytest
 from nnunetv2_metadcseg import cli, doctor
 from nnunetv2_metadcseg.doctor import Finding
 
-FOUND = {"cuda": False, "torch": "2.9.0", "threads": 2, "trainer": "nnunetv2_metadcseg.trainer.nnUNetTrainerMetaDCSeg"}
+FOUND = {"cuda": False, "torch": "2.9.0", "trainer": "nnunetv2_metadcseg.trainer.nnUNetTrainerMetaDCSeg"}
 
 
 def statuses(findings) -> list[str]:

@@ -37,7 +37,7 @@ class nnUNetTrainerShortMetaDCSeg(Short, metadcseg_trainers.nnUNetTrainerMetaDCS
     pass
 
 
-class nnUNetTrainerShortMetaDCSegResumed(ShortWithoutValidation, metadcseg_trainers.nnUNetTrainerMetaDCSeg):
+class nnUNetTrainerShortMetaDCSegNoValidation(ShortWithoutValidation, metadcseg_trainers.nnUNetTrainerMetaDCSeg):
     pass
 
 
