@@ -88,7 +88,13 @@ def _write_case(folder: Path, plans: dict, case: str, random: np.random.Generato
     locations = DefaultPreprocessor._sample_foreground_locations(seg, *_classes(kind), verbose=False)
     target = folder / plans["configurations"][CONFIGURATION]["data_identifier"] / case
     blocks = dict(blocks=(1, *shape), chunks=(1, *shape))
-    nnUNetDatasetBlosc2.save_case(data, seg, {"class_locations": locations}, str(target), **blocks)
+    properties = {
+        "class_locations": locations,
+        "spacing": [1.0] * 3,
+        "shape_before_cropping": shape,
+        "bbox_used_for_cropping": [[0, n] for n in shape],
+    }
+    nnUNetDatasetBlosc2.save_case(data, seg, properties, str(target), **blocks)
 
 
 def _classes(kind: str) -> tuple:
@@ -136,6 +142,8 @@ def _plans(dim: int, residual: bool, batch_size: int) -> dict:
                 "patch_size": patch,
                 "median_image_size_in_voxels": patch,
                 "spacing": [1.0] * dim,
+                "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
+                "resampling_fn_probabilities_kwargs": {"is_seg": False, "order": 1, "order_z": 0},
                 "normalization_schemes": ["ZScoreNormalization"],
                 "use_mask_for_norm": [False],
                 "architecture": {

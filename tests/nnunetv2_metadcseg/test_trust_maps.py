@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from nnunetv2_metadcseg.trust_maps import LEVELS, find_trust_maps, preprocess, to_trust, to_unit
+from tests.nnunetv2_metadcseg import tiny_dataset
+from tests.nnunetv2_metadcseg.test_trainer import ShortStart, start, steps
+
+
+class TestFinding:
+    def test_files_by_case(self, tmp_path):
+        (tmp_path / "labelsTrust").mkdir()
+        for name in ("a_trust.nii.gz", "b_trust.nii.gz", "note.txt"):
+            (tmp_path / "labelsTrust" / name).touch()
+        found = find_trust_maps(tmp_path, ".nii.gz", ["a", "b", "c"])
+        assert {case: path.name for case, path in found.items()} == {"a": "a_trust.nii.gz", "b": "b_trust.nii.gz"}
+
+    def test_none(self, tmp_path):
+        assert find_trust_maps(tmp_path, ".nii.gz", ["a"]) == {}
+
+    def test_unknown_case(self, tmp_path):
+        (tmp_path / "labelsTrust").mkdir()
+        (tmp_path / "labelsTrust" / "z_trust.png").touch()
+        with pytest.raises(ValueError, match=r"unknown cases \(z\); name them <case>_trust.png"):
+            find_trust_maps(tmp_path, ".png", ["a"])
+
+
+class TestValues:
+    def test_integers_count_to_255(self, tmp_path):
+        values = to_unit(np.array([0, 51, 255], np.uint8), tmp_path)
+        assert values.tolist() == pytest.approx([0, 0.2, 1])
+
+    def test_floats_are_taken_as_they_are(self, tmp_path):
+        assert to_unit(np.array([0.0, 0.5, 1.0]), tmp_path).tolist() == [0, 0.5, 1]
+
+    @pytest.mark.parametrize("values", [[-0.1, 1], [0, 1.5], [0, np.nan]])
+    def test_outside_the_range(self, values, tmp_path):
+        with pytest.raises(ValueError, match="expected 0 to 1"):
+            to_unit(np.array(values, np.float32), tmp_path / "x.nii.gz")
+
+    def test_levels_back_to_trust(self):
+        levels = torch.tensor([0, 1, 1 + LEVELS // 2, 1 + LEVELS], dtype=torch.int16)
+        assert to_trust(levels).tolist() == [1, 0, 0.5, 1]
+
+
+class TestPreprocessing:
+    @staticmethod
+    def prepared(values, shape, box, transpose=(0, 1, 2)):
+        seen = {}
+
+        def resample(data, new_shape, spacing, target):
+            seen.update(spacing=spacing, target=target)
+            assert tuple(data.shape[1:]) == tuple(new_shape)
+            return data
+
+        plans = SimpleNamespace(transpose_forward=list(transpose))
+        configuration = SimpleNamespace(spacing=[1.0] * 3, resampling_fn_probabilities=resample)
+        properties = {
+            "spacing": [3.0, 2.0, 1.0],
+            "bbox_used_for_cropping": box,
+            "shape_before_cropping": tuple(values.shape[1 + axis] for axis in transpose),
+        }
+        return preprocess(values, "map.nii.gz", properties, shape, plans, configuration), seen
+
+    def test_transposed_cropped_and_quantised(self):
+        values = np.random.default_rng(0).random((1, 4, 5, 6)).astype(np.float32)
+        levels, seen = self.prepared(values, (3, 4, 2), [[1, 4], [0, 4], [2, 4]], transpose=(2, 0, 1))
+        expected = values.transpose(0, 3, 1, 2)[:, 1:4, 0:4, 2:4]
+        assert levels.dtype == np.uint8
+        np.testing.assert_allclose((levels - 1.0) / LEVELS, expected, atol=0.5 / LEVELS + 1e-6)
+        assert seen["spacing"] == [1.0, 3.0, 2.0]
+
+    def test_other_shape_than_the_label(self):
+        values = np.ones((1, 4, 5, 6), np.float32)
+        plans = SimpleNamespace(transpose_forward=[0, 1, 2])
+        with pytest.raises(ValueError, match=r"map.nii.gz has shape \(4, 5, 6\).* has \(4, 5, 7\)"):
+            preprocess(values, "map.nii.gz", {"shape_before_cropping": (4, 5, 7)}, (4, 5, 7), plans, None)
+
+
+@pytest.fixture
+def nnunet(tmp_path, monkeypatch):
+    """The tiny data set with nnU-Net's folders; returns it and its raw folder for trust maps."""
+    for name, value in tiny_dataset.environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    raw = tmp_path / "raw" / tiny_dataset.NAME / "labelsTrust"
+    raw.mkdir(parents=True)
+    torch.manual_seed(0)
+    np.random.seed(0)
+    return tiny_dataset.make(tmp_path), raw
+
+
+def write_map(raw, case: str, value: float) -> None:
+    sitk.WriteImage(sitk.GetImageFromArray(np.full((12, 20, 20), value, np.float32)), str(raw / f"{case}_trust.nii.gz"))
+
+
+def test_trust_zero_takes_the_given_labels_out_of_the_loss(nnunet):
+    dataset, raw = nnunet
+    for case in dataset.cases:
+        write_map(raw, case, 0.0)
+    trainer = start(dataset, ShortStart)
+    batch = steps(trainer, 3)[-1]
+    assert batch["target"].shape[1] == 2
+    data = trainer.to_device(batch["data"])
+    label, valid = trainer.encoder(batch["target"][:, :1])
+    _, weight = trainer.training_targets(batch, data, trainer.forward(data), label, valid)
+    num_given = batch["num_given"]
+    mapped = batch["target"][:num_given, 1:2] > 0
+    agree = label[:num_given].argmax(1) == trainer.teacher(data[:num_given]).argmax(1)
+    assert (weight[:num_given][mapped & agree[:, None]] == 0).all()
+    assert torch.equal(weight[num_given:], valid[num_given:])
+
+
+def test_cases_without_a_map_are_trusted_as_the_method_finds(nnunet):
+    dataset, raw = nnunet
+    write_map(raw, "case_4", 0.5)
+    trainer = start(dataset, ShortStart)
+    values = {case: set(trainer.train_loader._data.load_case(case)[1][1].ravel()) for case in dataset.cases[:5]}
+    assert values["case_4"] == {1 + LEVELS // 2}
+    assert all(values[case] == {0} for case in dataset.cases[:4])
+    assert "1 trust maps found" in open(trainer.log_file).read()
+
+
+def test_without_maps_nothing_is_carried(nnunet):
+    dataset, _ = nnunet
+    assert steps(start(dataset, ShortStart), 2)[-1]["target"].shape[1] == 1
