@@ -1,7 +1,8 @@
 """Voxel-weighted soft-target Dice + cross entropy with deep supervision.
 
 Tensors only: no nnU-Net import. Shapes use B (batch), K (heads), `*S` (any number of spatial axes).
-With hard targets and unit weights the values equal nnU-Net's DC_and_CE_loss / DC_and_BCE_loss (see the tests).
+With hard targets and unit weights the values equal nnU-Net's DC_and_CE_loss / DC_and_BCE_loss (see the tests), but for
+regions with an ignore label, where nnU-Net sums the binary cross entropy over heads and this takes the mean.
 """
 
 from __future__ import annotations

@@ -269,6 +269,12 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         self.best_trusted_dice = self.trusted_dice_average
         return True
 
+    def save_checkpoint(self, filename: str) -> None:
+        """As in the base class; the best Dice in it is ours, whatever nnU-Net's epoch end is made to see."""
+        seen, self._best_ema = self._best_ema, self.best_trusted_dice
+        super().save_checkpoint(filename)
+        self._best_ema = seen
+
     def extra_state(self) -> dict:
         return {
             "step": self.training_step,

@@ -6,6 +6,7 @@ the label here) to 1; 8-bit images (PNG, TIF) from 0 to 255. Cases without a fil
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -105,7 +106,9 @@ class PreprocessedTrustMaps:
             _, seg, _, properties = dataset.load_case(case)
             values, _ = reader.read_seg(str(maps[case]))
             levels = preprocess(values, maps[case], properties, tuple(seg.shape[1:]), plans, configuration)
-            np.save(self.folder / f"{case}.npy", levels)
+            partial = self.folder / f"{case}.{os.getpid()}.partial.npy"
+            np.save(partial, levels)
+            os.replace(partial, self.folder / f"{case}.npy")  # DDP ranks write the same map at the same time
 
     def __call__(self, case: str) -> np.ndarray:
         """Levels (1, *S) of a case; zeros where the user gave no map."""
