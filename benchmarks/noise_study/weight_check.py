@@ -61,10 +61,10 @@ def weight_auroc(trainer: nnUNetTrainer, predictor: Any, clean_folder: Path) -> 
         return {}
     from nnunetv2_metadcseg.label_audit_alpha import LearnedWeights
 
-    weights = LearnedWeights(predictor, ours, trainer.device)
     noisy = trainer.dataset_class(trainer.preprocessed_dataset_folder)
     clean = trainer.dataset_class(str(clean_folder / Path(trainer.preprocessed_dataset_folder).name))
     trusted = set(trainer.dataset_json["trusted_cases"])
+    weights = LearnedWeights(predictor, ours, sorted(trusted), trainer.device)
     cases = spread_evenly([case for case in trainer.do_split()[0] if case not in trusted], MAX_CASES)
     everywhere, disagreeing = np.zeros((2, BINS), dtype=np.int64), np.zeros((2, BINS), dtype=np.int64)
     for case in cases:

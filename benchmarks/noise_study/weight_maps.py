@@ -57,7 +57,7 @@ def collect_maps(study: Study, run: Run, number: int) -> list[Maps]:
     trainer = build_trainer(study.arm(run.arm), plan, torch.device(choose_device("cpu", 1)))
     predictor = build_predictor(trainer, mirroring=False)
     checkpoint = torch.load(Path(trainer.output_folder) / "checkpoint_final.pth", "cpu", weights_only=False)
-    weights = LearnedWeights(predictor, checkpoint["metadcseg"], trainer.device)
+    weights = LearnedWeights(predictor, checkpoint["metadcseg"], record["trusted_cases"], trainer.device)
     noisy = trainer.dataset_class(trainer.preprocessed_dataset_folder)
     clean = trainer.dataset_class(str(clean_folder / Path(trainer.preprocessed_dataset_folder).name))
     maps = []
