@@ -15,7 +15,6 @@ import numpy as np
 
 BEST_SHARE = 0.2  # of the cases that agree best: their disagreement stands for that of right labels
 MAX_OPTIMISM = 2.5  # trusted cases were trained on, so right labels of other cases disagree up to this much more
-RATIO_RANGE = (0.1, 20.0)  # of the factor on a voxel's odds, so that no case is believed or distrusted blindly
 DOMINANT = 0.5  # share of the wrong voxels (or of their balance) that names the direction
 PROPOSE_FROM = 0.5  # suspicion from which the proposed label is the prediction
 
@@ -117,15 +116,8 @@ def reliability(ratio: float) -> float:
     return 1.0 / (1.0 + ratio)
 
 
-def combined_ratio(ratios: Sequence[float]) -> float:
-    """Geometric mean of what several signals say about a case (each a ratio to right labels); at least one."""
-    return float(np.exp(np.mean(np.log(np.maximum(ratios, 1e-3)))))
-
-
 def wrong_probability(p_given: np.ndarray, ratio: float) -> np.ndarray:
-    """Probability that the given label is wrong at a voxel.
-
-    The odds (1 - p) / p of the network, times how much more the case disagrees than right labels do.
+    """Probability that the given label, not the network, is wrong at a voxel: (1 - p) (1 - reliability of the case).
 
     Args:
         p_given: (*S), predicted probability of what the given label says. ratio: of the case, see `reliability`.
@@ -133,9 +125,7 @@ def wrong_probability(p_given: np.ndarray, ratio: float) -> np.ndarray:
     Returns:
         (*S) float32 in [0, 1].
     """
-    factor = float(np.clip(ratio, *RATIO_RANGE))
-    p = np.clip(p_given.astype(np.float32), 0, 1)
-    return factor * (1 - p) / (factor * (1 - p) + p)
+    return (1 - np.clip(p_given.astype(np.float32), 0, 1)) * np.float32(1 - reliability(ratio))
 
 
 def proposed_label(given: np.ndarray, predicted: np.ndarray, suspicion: np.ndarray) -> np.ndarray:

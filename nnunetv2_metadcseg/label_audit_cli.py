@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", dest="out", type=Path, help="folder to write")
     parser.add_argument("-chk", dest="checkpoint", default="checkpoint_final.pth", help="checkpoint file name")
     parser.add_argument("--weights", choices=("auto", "student", "teacher"), default="auto", help="whose prediction")
+    parser.add_argument("--maps", choices=("prediction", "learned"), default="prediction", help="suspicion maps from")
     parser.add_argument("-device", default="cuda", help="cuda, cpu or mps (default: cuda, as nnU-Net)")
     parser.add_argument("--disable_tta", action="store_true", help="no test-time mirroring (faster)")
     parser.add_argument("-step_size", type=float, default=0.5, help="step of the sliding window (default: 0.5)")
@@ -136,7 +137,9 @@ def open_model(args: argparse.Namespace) -> TrainedModel:
     if not 0 < args.step_size <= 1:
         raise AuditError(f"-step_size is {args.step_size}, expected more than 0 and at most 1.")
     return TrainedModel(
-        *(results / name, preprocessed, _folds(args.folds), args.checkpoint, args.weights, _device(args.device)),
+        *(results / name, preprocessed, _folds(args.folds), args.checkpoint, args.weights),
+        maps=args.maps,
+        device=_device(args.device),
         mirroring=not args.disable_tta,
         tile_step_size=args.step_size,
     )

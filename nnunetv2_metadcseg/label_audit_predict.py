@@ -71,6 +71,7 @@ class TrainedModel:
         folder: NETWORK__PLANS__CONFIGURATION folder in nnUNet_results. preprocessed: the data set's folder in
             nnUNet_preprocessed. folds: numbers, or "all". checkpoint: file name.
         weights: "auto" (the teacher where the checkpoint has one), "student" or "teacher".
+        maps: "prediction", or "learned" to add the trainer's own weights (three times the work).
         device: torch device name. mirroring: test-time mirroring. tile_step_size: of the sliding window.
 
     Raises:
@@ -84,12 +85,14 @@ class TrainedModel:
         folds: Sequence[Fold],
         checkpoint: str = "checkpoint_final.pth",
         weights: str = "auto",
+        maps: str = "prediction",
         device: str = "cpu",
         mirroring: bool = True,
         tile_step_size: float = 0.5,
     ) -> None:
         self.folder, self.preprocessed, self.folds = folder, preprocessed, tuple(folds)
-        self.weights, self.mirroring, self.tile_step_size = weights, mirroring, tile_step_size
+        self.weights, self.maps = weights, maps
+        self.mirroring, self.tile_step_size = mirroring, tile_step_size
         missing = [str(p) for p in self._files(checkpoint) if not p.is_file()]
         if missing:
             raise AuditError(
@@ -306,6 +309,10 @@ class FoldNetwork:
                 "use --weights student."
             )
         self.learned = self._learned_weights(ours) if "weighting" in state else None
+        if model.maps == "learned" and self.learned is None:
+            raise AuditError(
+                self.note or f"The checkpoint of fold {fold} has no learned weights; use --maps prediction."
+            )
         if self.teacher is not None and model.weights != "student":
             predictor.list_of_parameters = [self.teacher]
 
@@ -327,7 +334,7 @@ class FoldNetwork:
 
         image = torch.from_numpy(data)
         logits = self.predictor.predict_logits_from_preprocessed_data(image).float().cpu()
-        if self.learned is None:
+        if self.learned is None or self.model.maps != "learned":
             return logits, None
         return logits, self.learned.suspicion(case, image, torch.from_numpy(seg.astype(np.int16)), logits)
 

@@ -20,7 +20,6 @@ from nnunetv2_metadcseg import __version__
 from nnunetv2_metadcseg.label_audit import (
     Disagreement,
     ErrorDirection,
-    combined_ratio,
     disagreement,
     error_direction,
     expected_rate,
@@ -34,7 +33,7 @@ from nnunetv2_metadcseg.label_audit_predict import AuditError, CasePrediction, S
 
 CASE_COLUMNS = (
     *("rank", "case", "label", "reliability", "direction", "bias", "shift", "distance", "unit"),
-    *("missing_parts", "extra_parts", "disagreement", "suspicious_voxels", "out_of_fold", "trusted"),
+    *("missing_parts", "extra_parts", "disagreement", "suspicious_voxels", "out_of_fold", "trusted", "trainer_belief"),
     *("suspicion_file", "proposed_file", "given_file"),
 )
 
@@ -51,13 +50,18 @@ class LabelFinding:
 
 @dataclass
 class CaseFinding:
-    """One case. `ratio`: its disagreement divided by that of right labels; `record`: the trainer's, or None."""
+    """One case.
+
+    Attributes:
+        ratio: its disagreement divided by that of right labels.
+        belief: the trainer's mean alpha of the case where its label and the teacher disagree, or None.
+    """
 
     case: str
     out_of_fold: bool
     trusted: bool
     parts: dict[str, Disagreement]
-    record: float | None
+    belief: float | None
     shape: tuple[int, ...]
     spacing: tuple[float, ...]
     ratio: float = float("nan")
@@ -98,7 +102,7 @@ def measure(case: str, prediction: CasePrediction, structures: Sequence[Structur
         for s in structures
     }
     spacing = tuple(float(s) for s in prediction.properties["spacing"])
-    return CaseFinding(case, prediction.out_of_fold, trusted, parts, prediction.record, prediction.given.shape, spacing)
+    return CaseFinding(case, prediction.out_of_fold, trusted, parts, prediction.belief, prediction.given.shape, spacing)
 
 
 def probability_of_given(prediction: CasePrediction, structures: Sequence[Structure], regions: bool) -> np.ndarray:
@@ -136,7 +140,6 @@ def score(findings: Sequence[CaseFinding]) -> None:
             for finding, ratio in zip(group, own, strict=True):
                 direction = ErrorDirection("none", np.nan, np.nan, np.nan, 0, 0)
                 finding.labels.append(LabelFinding(name, finding.parts[name].rate, reliability(ratio), direction))
-    _add_record([f for f in findings if f.record is not None])
     for rank, finding in enumerate(sorted(findings, key=lambda f: (-f.ratio, f.case)), 1):
         finding.rank = rank
 
@@ -151,14 +154,6 @@ def _groups(findings: Sequence[CaseFinding]) -> Iterable[list[CaseFinding]]:
 def _ratios(rates: Sequence[float], trusted: np.ndarray) -> list[float]:
     rates = np.asarray(rates)
     return (rates / expected_rate(rates, trusted)).tolist()
-
-
-def _add_record(findings: Sequence[CaseFinding]) -> None:
-    """Where the trainer kept a record of the case, the ratio is the geometric mean of both."""
-    if findings:
-        trusted = np.array([f.trusted for f in findings])
-        for finding, ratio in zip(findings, _ratios([f.record for f in findings], trusted), strict=True):
-            finding.ratio = combined_ratio([finding.ratio, ratio])
 
 
 # ---- the whole audit ------------------------------------------------------------------------------------------------
@@ -242,7 +237,7 @@ def _keep(file: Path, prediction: CasePrediction, model: TrainedModel) -> None:
 
 
 def voxel_suspicion(p_given: np.ndarray, learned: np.ndarray | None, ratio: float) -> np.ndarray:
-    """Suspicion map (*S) in [0, 1]: what the trainer learned where it distrusts the label, else the prediction's."""
+    """Suspicion map (*S) in [0, 1]: the prediction's, and what the trainer learned where that is more."""
     suspicion = wrong_probability(p_given, ratio)
     return suspicion if learned is None else np.maximum(suspicion, np.clip(learned, 0, 1))
 
@@ -271,10 +266,8 @@ def describe(model: TrainedModel, findings: Sequence[CaseFinding]) -> dict[str, 
     networks = model.networks.values()
     learned = any(network.learned is not None for network in networks)
     signals = ["disagreement of label and prediction, weighed by the prediction's confidence"]
-    if any(f.record is not None for f in findings):
-        signals.append("the trainer's own record of every training case's disagreement with its teacher")
-    if learned:
-        signals.append("learned weights: 1 - alpha per voxel")
+    if model.maps == "learned":
+        signals.append("learned weights: 1 - alpha per voxel (maps only)")
     return {
         "version": __version__,
         "dataset": model.predictor.plans_manager.dataset_name,
@@ -291,7 +284,7 @@ def describe(model: TrainedModel, findings: Sequence[CaseFinding]) -> dict[str, 
 def _notes(model: TrainedModel, findings: Sequence[CaseFinding], learned: bool) -> list[str]:
     notes = [network.note for network in model.networks.values() if network.note]
     if not learned and not notes:
-        notes.append("No learned weights in this checkpoint: the maps come from the prediction alone.")
+        notes.append("No learned weights in this checkpoint: ranking and maps come from the prediction alone.")
     seen = sum(not f.out_of_fold for f in findings)
     if seen:
         notes.append(
@@ -317,7 +310,10 @@ def rows(audit: Audit, ending: str) -> list[dict[str, Any]]:
         found.append(
             common
             | {"label": "", "reliability": f.reliability, "direction": f.direction, "disagreement": f.rate}
-            | {"suspicious_voxels": f.suspicious_voxels}
+            | {
+                "suspicious_voxels": f.suspicious_voxels,
+                "trainer_belief": float("nan") if f.belief is None else f.belief,
+            }
         )
         for label in f.labels:
             d = label.direction.as_dict()

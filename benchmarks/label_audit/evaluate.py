@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunetv2_metadcseg.label_audit import combined_ratio, disagreement, wrong_probability
+from nnunetv2_metadcseg.label_audit import disagreement, expected_rate, wrong_probability
 from nnunetv2_metadcseg.label_audit_run import measure, probability_of_given, score, voxel_suspicion
 
 METHOD_COLUMNS = ("dataset", "label_dice", "seed", "method", "case_auroc", "precision_at_k", "voxel_auroc")
@@ -136,7 +136,7 @@ def study(stock: dict, ours: dict, structures: Sequence, wrong: dict[str, np.nda
     """AUROC of single signals and combinations, out of fold and in fold."""
     rows = []
     for model, contents in (("stock", stock), ("metadcseg", ours)):
-        for kind in ("oof", "seen") if model == "stock" else ("oof",):
+        for kind in ("oof", "seen"):
             chosen = {case: c[kind] for case, c in contents.items()}
             signals = case_signals(chosen, structures, wrong) | audit_signals(contents, kind, structures, wrong)
             for name, values in signals.items():
@@ -174,23 +174,26 @@ def case_signals(chosen: dict[str, Any], structures: Sequence, wrong: dict) -> d
 
 
 def audit_signals(contents: dict, kind: str, structures: Sequence, wrong: dict) -> dict[str, dict[str, float]]:
-    """The audit's ratio with and without what the trainer recorded (a training as short as this misses some cases)."""
-    found: dict[str, dict[str, float]] = {}
-    for name, keep in (("ratio, prediction alone", False), ("ratio x record", True)):
-        findings = {case: measure(case, c[kind], structures, c["trusted"]) for case, c in contents.items()}
-        for finding in findings.values():
-            finding.record = finding.record if keep else None
-        score(list(findings.values()))
-        found[name] = {case: findings[case].ratio for case in wrong}
+    """The audit's ratio, and what the trainer recorded added to it (a training this short has not met every case)."""
+    findings = {case: measure(case, c[kind], structures, c["trusted"]) for case, c in contents.items()}
+    score(list(findings.values()))
+    ratio = {case: findings[case].ratio for case in wrong}
+    found = {"ratio": ratio}
+    records = {case: c[kind].record for case, c in contents.items() if c[kind].record is not None}
+    if records:
+        trusted = np.array([contents[case]["trusted"] for case in records])
+        expected = expected_rate(np.array(list(records.values())), trusted)
+        found["ratio x record"] = with_second(ratio, {case: r / expected for case, r in records.items()})
     beliefs = {case: contents[case][kind].belief for case in wrong}
-    if any(b is not None for b in beliefs.values()):
-        odds = {case: (1 - b) / b if b else None for case, b in beliefs.items()}
-        for name in list(found):
-            found[f"{name} x belief"] = {
-                case: combined_ratio([value, odds[case]]) if odds[case] else value
-                for case, value in found[name].items()
-            }
-    return found if any(f is not None for f in beliefs.values()) else {"ratio": found["ratio, prediction alone"]}
+    odds = {case: (1 - b) / b for case, b in beliefs.items() if b}
+    if odds:
+        found["ratio x belief"] = with_second(ratio, odds)
+    return found
+
+
+def with_second(ratio: dict[str, float], other: dict[str, float]) -> dict[str, float]:
+    """Geometric mean with a second signal where it is known."""
+    return {case: float(np.sqrt(max(value, 1e-3) * max(other.get(case, value), 1e-3))) for case, value in ratio.items()}
 
 
 def voxel_signals(contents: dict, kind: str, structures: Sequence, wrong: dict):
@@ -198,11 +201,16 @@ def voxel_signals(contents: dict, kind: str, structures: Sequence, wrong: dict):
     score(list(findings.values()))
     p = {case: given_probability(contents[case][kind]) for case in wrong}
     yield "1 - p", {case: 1 - p[case] for case in wrong}
-    odds = {case: wrong_probability(p[case], findings[case].ratio) for case in wrong}
-    yield "odds", odds
+    yield "odds", {case: odds(p[case], findings[case].ratio) for case in wrong}
+    yield "(1 - p) (1 - R)", {case: wrong_probability(p[case], findings[case].ratio) for case in wrong}
     if all(contents[case][kind].learned is not None for case in wrong):
         learned = {case: contents[case][kind].learned for case in wrong}
         yield "learned", learned
-        yield "max(1 - p, learned)", {case: np.maximum(1 - p[case], learned[case]) for case in wrong}
-        yield "max(odds, learned)", {case: np.maximum(odds[case], learned[case]) for case in wrong}
-        yield "mean(odds, learned)", {case: odds[case] + learned[case] for case in wrong}
+        both = {case: voxel_suspicion(p[case], learned[case], findings[case].ratio) for case in wrong}
+        yield "max((1 - p) (1 - R), learned)", both
+
+
+def odds(p: np.ndarray, ratio: float) -> np.ndarray:
+    """The network's odds against the label times the case's ratio, as a probability."""
+    factor = float(np.clip(ratio, 0.1, 20))
+    return factor * (1 - p) / (factor * (1 - p) + p)

@@ -23,6 +23,8 @@ sys.path.insert(0, str(HERE))
 import train as training  # noqa: E402
 from evaluate import METHOD_COLUMNS, SIGNAL_COLUMNS, evaluate  # noqa: E402
 
+MAPS = {"stock": "prediction", "metadcseg": "learned"}  # the study judges both
+
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -68,16 +70,16 @@ def predict(cell: training.Cell, work: Path) -> Path:
     results = work / "nnUNet_results" / cell.dataset_name
     preprocessed = work / "nnUNet_preprocessed" / cell.dataset_name
     for arm, trainer in training.TRAINERS.items():
-        model = TrainedModel(results / f"{trainer}__nnUNetPlans__{training.CONFIGURATION}", preprocessed, (0, 1))
+        model = TrainedModel(
+            results / f"{trainer}__nnUNetPlans__{training.CONFIGURATION}", preprocessed, (0, 1), maps=MAPS[arm]
+        )
         (folder / "structures.pkl").write_bytes(pickle.dumps(model.structures))
         for case in model.cases():
             file = folder / f"{case}.{arm}.pkl"
-            if file.is_file():
+            if file.is_file() and "seen" in pickle.loads(file.read_bytes()):
                 continue
             seen = [fold for fold in (0, 1) if case in model.split(fold)[0]]
-            content = {"oof": model.predict(case)}
-            if arm == "stock":
-                content["seen"] = model.predict(case, seen)
+            content = {"oof": model.predict(case), "seen": model.predict(case, seen)}
             for prediction in content.values():
                 prediction.probabilities = prediction.probabilities.astype("float16")
             content["trusted"] = case in model.dataset_json["trusted_cases"]

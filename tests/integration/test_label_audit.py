@@ -7,13 +7,14 @@ import json
 import pytest
 
 pytestmark = pytest.mark.integration
+MODEL = ("-tr", "nnUNetTrainerShortMetaDCSeg")
 FAST = ("-d", 901, "-c", "tiny", "-device", "cpu", "--disable_tta", "--worst", 1)
 
 
 def test_audit_of_a_metadcseg_model(trained, tmp_path):
     import SimpleITK as sitk
 
-    done = trained.run("metadcseg", "audit", *FAST, "-tr", "nnUNetTrainerShortMetaDCSeg", "-o", tmp_path / "out")
+    done = trained.run("metadcseg", "audit", *FAST, "--maps", "learned", *MODEL, "-o", tmp_path / "out")
     assert "learned weights" in done.stdout and "Traceback" not in done.stderr
     content = json.loads((tmp_path / "out" / "audit.json").read_text())
     assert content["weights"] == "teacher" and content["trainer"] == "nnUNetTrainerShortMetaDCSeg"
@@ -37,8 +38,11 @@ def test_audit_of_a_metadcseg_model(trained, tmp_path):
 def test_audit_of_a_stock_model(prepared, tmp_path):
     prepared.train("nnUNetTrainerShortStock")
     done = prepared.run("metadcseg", "audit", *FAST, "-tr", "nnUNetTrainerShortStock", "-o", tmp_path / "out")
-    assert "note: No learned weights in this checkpoint" in done.stdout and "record" not in done.stdout
+    assert "note: No learned weights in this checkpoint" in done.stdout
     assert json.loads((tmp_path / "out" / "audit.json").read_text())["weights"] == "student"
+    wanted = ("--maps", "learned", "-o", tmp_path / "other")
+    failed = prepared.run("metadcseg", "audit", *FAST, "-tr", "nnUNetTrainerShortStock", *wanted, expect=2)
+    assert "has no learned weights" in failed.stderr
     wanted = ("--weights", "teacher", "-o", tmp_path / "other")
     failed = prepared.run("metadcseg", "audit", *FAST, "-tr", "nnUNetTrainerShortStock", *wanted, expect=2)
     assert failed.stderr.splitlines()[-1].startswith("error: The checkpoint of fold 0 has no teacher")

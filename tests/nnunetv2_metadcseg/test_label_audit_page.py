@@ -153,8 +153,8 @@ def test_csv_and_json_agree_with_the_findings(audit, tmp_path):
 
 
 def test_score_gives_every_group_its_own_expectation():
-    def finding(name, rate, out_of_fold, record=None):
-        return CaseFinding(name, out_of_fold, False, {"x": Disagreement(rate, 0, 1)}, record, (1, 1, 1), (1, 1, 1))
+    def finding(name, rate, out_of_fold):
+        return CaseFinding(name, out_of_fold, False, {"x": Disagreement(rate, 0, 1)}, None, (1, 1, 1), (1, 1, 1))
 
     # Seen cases disagree ten times less, the odd ones of both groups are found all the same.
     seen = [finding(f"s{i}", 0.01 + 0.001 * i, False) for i in range(6)] + [finding("s_bad", 0.09, False)]
@@ -162,12 +162,3 @@ def test_score_gives_every_group_its_own_expectation():
     score(seen + unseen)
     assert {f.case for f in seen + unseen if f.rank <= 2} == {"s_bad", "u_bad"}
     assert isinstance(seen[0].labels[0], LabelFinding)
-
-
-def test_record_of_the_trainer_counts():
-    cases = [
-        CaseFinding(str(i), True, False, {"x": Disagreement(0.2, 0, 1)}, record, (1, 1, 1), (1, 1, 1))
-        for i, record in enumerate((0.1, 0.1, 0.5))
-    ]
-    score(cases)
-    assert cases[2].rank == 1 and cases[2].reliability < cases[0].reliability

@@ -37,6 +37,7 @@ class FakeModel:
 
     def __init__(self, preprocessed: Path, learned: bool = False, broken: bool = False) -> None:
         self.preprocessed, self.learned, self.broken = preprocessed, learned, broken
+        self.maps = "learned" if learned else "prediction"
         self.networks = {0: SimpleNamespace(learned=learned or None, teacher=None, trainer=None, note=None)}
         self.trusted = ["trusted"]
         self.dataset = SimpleNamespace(load_case=lambda case: (None, None, None, PROPERTIES))
@@ -108,7 +109,7 @@ def test_finds_the_wrong_case_and_writes_everything(tmp_path):
 def test_uses_learned_weights_where_there_are_some(tmp_path):
     model = FakeModel(tmp_path / "pre", learned=True)
     audit = run_audit(model, tmp_path / "out", worst=0)
-    assert "learned weights: 1 - alpha per voxel" in audit.about["signals"]
+    assert "learned weights: 1 - alpha per voxel (maps only)" in audit.about["signals"]
     wrong = model.labels["large"] != square(6, 14)
     assert np.load(tmp_path / "out" / "suspicion" / "large.npy")[wrong].min() >= 90
 
@@ -164,4 +165,5 @@ def test_probability_of_the_given_label_with_regions():
 
 def test_learned_weights_only_raise_the_suspicion():
     p, learned = np.array([0.9, 0.9]), np.array([0.0, 0.8])
-    assert voxel_suspicion(p, learned, 1).tolist() == pytest.approx([0.1, 0.8])
+    assert voxel_suspicion(p, learned, 1).tolist() == pytest.approx([0.05, 0.8])
+    assert voxel_suspicion(p, None, 1).tolist() == pytest.approx([0.05, 0.05])
