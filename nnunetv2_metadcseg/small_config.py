@@ -195,17 +195,17 @@ def shrink_patch(patch: Sequence[int], max_voxels: float, step: int = 8) -> list
 def _replan_topology(network: dict[str, Any], spacing: Sequence[float], patch: Sequence[int]) -> list[int]:
     """Fits strides, kernels and the number of stages in `network` to a patch; returns the patch padded to the strides.
 
-    The planned strides would pool a small patch down to one voxel, where instance norm fails. Two stages are the least:
-    nnU-Net's deep supervision needs them.
+    The planned strides would pool a small patch down to one voxel, where instance norm fails. Three stages are the least:
+    with two, nnU-Net's deep supervision has one output, whose weight is 0 / 0.
     """
     from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 
     _, strides, kernels, padded, _ = get_pool_and_conv_props(spacing, patch, MIN_FEATURE_MAP_EDGE, 999_999)
     n_stages = min(len(strides), network["n_stages"])
-    if n_stages < 2:
+    if n_stages < 3:
         raise ValueError(
-            f"A patch of {' '.join(map(str, patch))} voxels is too small to pool, expected edges of at least "
-            f"{3 * MIN_FEATURE_MAP_EDGE}; give a larger --patch"
+            f"A patch of {' '.join(map(str, patch))} voxels is too small to pool twice, expected edges of at least "
+            f"{4 * MIN_FEATURE_MAP_EDGE}; give a larger --patch"
         )
     network["n_stages"] = n_stages
     network["strides"] = [list(s) for s in strides[:n_stages]]
