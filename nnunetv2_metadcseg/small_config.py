@@ -17,6 +17,8 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+from nnunetv2_metadcseg.dataset_folder import preprocessed_folder
+
 # A training step of nnU-Net's plain U-Net with 8 features took 0.6 to 1.7 microseconds per voxel of the batch (2D and
 # 3D, torch on two cores), with 16 features 1.1 to 1.3: 300 000 voxels per batch keep a step near 0.3 s.
 BATCH_VOXELS = 300_000
@@ -56,26 +58,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def find_plans_file(dataset: str, plans_identifier: str) -> Path:
-    """Path of the plans file of a data set, given as everywhere in nnU-Net by id or name.
+    """Path of the plans file of a data set, given by id or name.
 
     Raises FileNotFoundError where nnUNet_preprocessed, the data set or the plans file is missing.
     """
-    preprocessed = os.environ.get("nnUNet_preprocessed")
-    if not preprocessed:
-        raise FileNotFoundError(
-            "The environment variable nnUNet_preprocessed is not set, expected the folder of nnU-Net's preprocessed "
-            "data sets; set it with: export nnUNet_preprocessed=/path/to/nnUNet_preprocessed"
-        )
-    prefix = f"Dataset{int(dataset):03d}_" if dataset.isdigit() else dataset
-    folders = [f for f in sorted(Path(preprocessed).glob("Dataset*")) if f.name.startswith(prefix)]
-    folders = folders if dataset.isdigit() else [f for f in folders if f.name == dataset]
-    if len(folders) != 1:
-        found = ", ".join(f.name for f in folders) or "none"
-        raise FileNotFoundError(
-            f"Found {found} for data set {dataset!r} in {preprocessed}, expected exactly one preprocessed data set; "
-            f"run: nnUNetv2_plan_and_preprocess -d {dataset}"
-        )
-    plans_file = folders[0] / f"{plans_identifier}.json"
+    plans_file = preprocessed_folder(dataset) / f"{plans_identifier}.json"
     if not plans_file.is_file():
         raise FileNotFoundError(
             f"There is no plans file {plans_file}, expected the one nnU-Net's planner writes; "
@@ -195,8 +182,8 @@ def shrink_patch(patch: Sequence[int], max_voxels: float, step: int = 8) -> list
 def _replan_topology(network: dict[str, Any], spacing: Sequence[float], patch: Sequence[int]) -> list[int]:
     """Fits strides, kernels and the number of stages in `network` to a patch; returns the patch padded to the strides.
 
-    The planned strides would pool a small patch down to one voxel, where instance norm fails. Three stages are the least:
-    with two, nnU-Net's deep supervision has one output, whose weight is 0 / 0.
+    The planned strides would pool a small patch down to one voxel, where instance norm fails. Three stages are the
+    least: with two, nnU-Net's deep supervision has one output, whose weight is 0 / 0.
     """
     from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 

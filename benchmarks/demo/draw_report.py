@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from nnunetv2_metadcseg.label_audit_predict import TrainedModel
-
 CLEAN, NOISY = "Dataset900_Phantom", "Dataset901_PhantomNoisy"
 COLUMNS = ("image", "clean label", "given label", "learned weight of the given label", "prediction")
 
@@ -51,7 +49,7 @@ def read_cases(folder: Path, model: Path) -> list[Shown]:
 
     raw = folder / "nnUNet_raw"
     manifest = json.loads((raw / NOISY / "noise_manifest.json").read_text())["cases"]
-    trained = TrainedModel(model, folder / "nnUNet_preprocessed" / NOISY, [0], mirroring=False)
+    trained = TrainedModel(model, folder / "nnUNet_preprocessed" / NOISY, [0], mirroring=False, maps="learned")
     shown = []
     for path in sorted((folder / "shown" / "images").iterdir()):
         case = path.name.removesuffix("_0000.nii.gz")
@@ -64,19 +62,11 @@ def read_cases(folder: Path, model: Path) -> list[Shown]:
                 image=sitk.GetArrayFromImage(image),
                 clean=read_array(raw / CLEAN / "labelsTr" / label),
                 given=read_array(raw / NOISY / "labelsTr" / label),
-                alpha=1 - learned_doubt(trained, case),
+                alpha=1 - trained.predict(case).learned,
                 prediction=read_array(folder / "shown" / "predictions" / label),
             )
         )
     return shown
-
-
-def learned_doubt(trained: TrainedModel, case: str) -> np.ndarray:
-    """1 - alpha of a training case in the geometry of its raw image."""
-    doubt = trained.predict(case).learned
-    if doubt is None:
-        raise SystemExit(f"error: {trained.folder} keeps no learned weights, expected one of nnUNetTrainerMetaDCSeg")
-    return doubt
 
 
 def read_array(path: Path) -> np.ndarray:
