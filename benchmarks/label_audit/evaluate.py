@@ -52,10 +52,7 @@ def audit(contents: dict[str, dict], structures: Sequence, doubtful: Sequence[st
     findings = {case: measure(case, c["oof"], structures, c["trusted"]) for case, c in contents.items()}
     score(list(findings.values()))
     maps = {
-        case: voxel_suspicion(
-            given_probability(contents[case]["oof"]), contents[case]["oof"].learned, findings[case].ratio
-        )
-        for case in doubtful
+        case: wrong_probability(given_probability(contents[case]["oof"]), findings[case].ratio) for case in doubtful
     }
     return {case: findings[case].ratio for case in doubtful}, maps
 
@@ -136,7 +133,7 @@ def study(stock: dict, ours: dict, structures: Sequence, wrong: dict[str, np.nda
     """AUROC of single signals and combinations, out of fold and in fold."""
     rows = []
     for model, contents in (("stock", stock), ("metadcseg", ours)):
-        for kind in ("oof", "seen"):
+        for kind in ("oof", "seen") if model == "stock" else ("oof",):
             chosen = {case: c[kind] for case, c in contents.items()}
             signals = case_signals(chosen, structures, wrong) | audit_signals(contents, kind, structures, wrong)
             for name, values in signals.items():

@@ -76,10 +76,12 @@ def predict(cell: training.Cell, work: Path) -> Path:
         (folder / "structures.pkl").write_bytes(pickle.dumps(model.structures))
         for case in model.cases():
             file = folder / f"{case}.{arm}.pkl"
-            if file.is_file() and "seen" in pickle.loads(file.read_bytes()):
+            if file.is_file():
                 continue
             seen = [fold for fold in (0, 1) if case in model.split(fold)[0]]
-            content = {"oof": model.predict(case), "seen": model.predict(case, seen)}
+            content = {"oof": model.predict(case)}
+            if arm == "stock":  # small_loss needs the loss on a label that was trained on
+                content["seen"] = model.predict(case, seen)
             for prediction in content.values():
                 prediction.probabilities = prediction.probabilities.astype("float16")
             content["trusted"] = case in model.dataset_json["trusted_cases"]
