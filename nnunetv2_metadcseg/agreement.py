@@ -24,7 +24,8 @@ def hard_labels(probabilities: Tensor, regions: bool) -> Tensor:
     """(B, K, *S) probabilities or targets -> zeros and ones of the same shape (one-hot unless `regions`)."""
     if regions:
         return (probabilities > 0.5).to(probabilities.dtype)
-    winner = probabilities.argmax(1, keepdim=True)
+    # The first of equal maxima, as argmax gives, which is ten times slower along this axis on the CPU.
+    winner = probabilities.max(1, keepdim=True).indices
     return torch.zeros_like(probabilities).scatter_(1, winner, 1)
 
 
