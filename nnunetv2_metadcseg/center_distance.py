@@ -11,8 +11,6 @@ import math
 import torch
 from torch import Tensor
 
-from nnunetv2_metadcseg.influence import flatten_voxels
-
 
 def normalised_entropy(probabilities: Tensor, regions: bool = False) -> Tensor:
     """Entropy of every voxel divided by its maximum: (B, K, *S) -> (B, 1, *S) in [0, 1].
@@ -40,6 +38,11 @@ def region_weights(probabilities: Tensor, regions: bool = False) -> Tensor:
     else:
         foreground, background = probabilities[:, 1:], probabilities[:, :1]
     return torch.cat([foreground * (1 - entropy), background * (1 - entropy), entropy], 1)
+
+
+def length(features: Tensor) -> Tensor:
+    """Euclidean length of every voxel's features (B, C, V), never zero: (B, 1, V)."""
+    return torch.linalg.vector_norm(features, dim=1, keepdim=True).clamp_min(1e-12)
 
 
 class CenterDistance:
@@ -70,9 +73,10 @@ class CenterDistance:
         Args:
             features: (B, C, *S). weights: (B, R, *S). valid: (B, 1, *S), zero where ignored.
         """
-        unit = torch.nn.functional.normalize(flatten_voxels(features.float()), dim=1)
-        weights = flatten_voxels(weights * valid)
-        return torch.cat([weights.T @ unit, weights.sum(0)[:, None]], 1)
+        # The weights take the features' length, so that no normalised copy of the features is made.
+        features, weights = features.float().flatten(2), (weights * valid).flatten(2)
+        per_patch = torch.bmm(weights / length(features), features.transpose(1, 2))
+        return torch.cat([per_patch.sum(0), weights.sum((0, 2))[:, None]], 1)
 
     def update(self, sums: Tensor) -> None:
         """Move the centers towards the batch's means; a region with no voxel in the batch keeps its old center."""
@@ -95,13 +99,17 @@ class CenterDistance:
         Raises:
             RuntimeError: before the first update.
         """
+        return self._distances(features.float().T[None])[0].T
+
+    def _distances(self, features: Tensor) -> Tensor:
+        """As `distances`, of features (B, C, V): (B, 3, V), where reductions over centers run along whole rows."""
         if self.centers is None:
             raise RuntimeError("The centers are empty; call `update` first.")
-        unit = torch.nn.functional.normalize(features.float(), dim=1)
         centers = torch.nn.functional.normalize(self.centers, dim=1)
-        distance = (2 - 2 * unit @ centers.T).clamp_min(0).sqrt()
+        cosine = torch.matmul(centers, features) / length(features)
+        distance = (2 - 2 * cosine).clamp_min(0).sqrt()
         # A center that no voxel has ever defined must attract nobody.
-        distance = torch.where(self.seen, distance, 2.0)
+        distance = torch.where(self.seen[:, None], distance, 2.0)
         return torch.cat([distance[:, :-2].amin(1, keepdim=True), distance[:, -2:]], 1)
 
     def gamma(self, features: Tensor, valid: Tensor) -> Tensor:
@@ -109,8 +117,9 @@ class CenterDistance:
 
         q is the boundary part of a softmax over minus distances / tau.
         """
-        affinity = torch.softmax(-self.distances(flatten_voxels(features)) / self.temperature, 1)[:, -1]
-        weight = 1 + self.strength * affinity.reshape(valid.shape[0], *valid.shape[2:]).unsqueeze(1)
+        distances = self._distances(features.float().flatten(2))
+        affinity = torch.softmax(-distances / self.temperature, 1)[:, -1:]
+        weight = 1 + self.strength * affinity.reshape(valid.shape)
         return weight * valid.sum().clamp_min(1) / (weight * valid).sum().clamp_min(1e-6)
 
     def state_dict(self) -> dict:
