@@ -24,13 +24,14 @@ class Source:
     folder: str
     configuration: str
     patch: tuple[int, ...]
+    batch_size: int
     features: int
     number: int
 
 
 SOURCES = {
-    "hippocampus": Source("Dataset004_Hippocampus", "3d_fullres", (40, 56, 40), 4, 700),
-    "nuclei": Source("Dataset020_Nuclei", "2d", (256, 256), 8, 740),
+    "hippocampus": Source("Dataset004_Hippocampus", "3d_fullres", (32, 48, 32), 4, 8, 700),
+    "nuclei": Source("Dataset020_Nuclei", "2d", (256, 256), 2, 8, 740),
 }
 
 
@@ -83,7 +84,7 @@ def prepare(cell: Cell, data: Path, work: Path, cases: int, trusted: int, case_f
     code = f"from {planner} import plan_and_preprocess_entry as f; f()"
     options = ("-d", cell.number, "-c", cell.source.configuration, "-np", 1, "-npfp", 1)
     subprocess.run([sys.executable, "-c", code, *map(str, options)], check=True, stdout=subprocess.DEVNULL)
-    small = ("--name", CONFIGURATION, "--features", cell.source.features, "--batch-size", 2)
+    small = ("--name", CONFIGURATION, "--features", cell.source.features, "--batch-size", cell.source.batch_size)
     _run(
         *("nnunetv2_metadcseg.cli", "small-config", "-d", cell.number, "-c", cell.source.configuration, *small),
         *("--patch", *cell.source.patch),
