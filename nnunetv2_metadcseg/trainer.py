@@ -14,7 +14,7 @@ from nnunetv2_metadcseg.agreement import hard_labels
 from nnunetv2_metadcseg.collective import Collective
 from nnunetv2_metadcseg.config import MetaDCSegConfig
 from nnunetv2_metadcseg.data_loading import ExtraSegChannels
-from nnunetv2_metadcseg.feature_tap import FeatureTap, unwrap
+from nnunetv2_metadcseg.feature_tap import FeatureTap, last_segmentation_layer, unwrap
 from nnunetv2_metadcseg.losses import weighted_soft_dice
 from nnunetv2_metadcseg.network_gain import NetworkGain, keep_compiled_graphs
 from nnunetv2_metadcseg.teacher import MeanTeacher
@@ -38,6 +38,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
     def initialize(self) -> None:
         super().initialize()
         network = unwrap(self.network)
+        last_segmentation_layer(network)  # says what is missing before anything is built on it
         low, high = self.config.teacher_horizon
         horizon = min(max(low, round(self.config.teacher_fraction * self.total_steps)), high)
         self.teacher = MeanTeacher(network, horizon)
@@ -178,8 +179,8 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
     def _pseudo_labels(self, data: Tensor, student: Tensor, num_given: int) -> Tensor:
         """Teacher's probabilities of the given-label patches and, on some steps, of the trusted ones after them."""
         calibrate = self.training_step % self.config.calibration_interval == 0
-        count = len(data) if calibrate or num_given == 0 else num_given
-        if not self.config.teacher:
+        count = len(data) if calibrate else num_given
+        if count == 0 or not self.config.teacher:
             return student[:count]
         with torch.no_grad(), self.autocast():
             return self.probabilities(self.teacher(data[:count]).float())
