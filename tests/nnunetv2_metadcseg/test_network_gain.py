@@ -98,9 +98,11 @@ def test_half_precision_sees_the_same_direction():
 
 
 @pytest.fixture
-def compile_settings(monkeypatch):
+def compile_settings():
     """Puts back what keep_compiled_graphs changes."""
-    monkeypatch.setattr(torch._functorch.config, "donated_buffer", torch._functorch.config.donated_buffer)
+    settings = torch._functorch.config
+    with settings.patch(donated_buffer=settings.donated_buffer):
+        yield
 
 
 def compiled_network_gives_the_same_gain(backend: str) -> None:
