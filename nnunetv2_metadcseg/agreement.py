@@ -24,9 +24,9 @@ def hard_labels(probabilities: Tensor, regions: bool) -> Tensor:
     """(B, K, *S) probabilities or targets -> zeros and ones of the same shape (one-hot unless `regions`)."""
     if regions:
         return (probabilities > 0.5).to(probabilities.dtype)
-    # The first of equal maxima, as argmax gives, which is ten times slower along this axis on the CPU.
-    winner = probabilities.max(1, keepdim=True).indices
-    return torch.zeros_like(probabilities).scatter_(1, winner, 1)
+    # The first of equal maxima, as argmax gives, which is fifteen times slower along this axis on the CPU.
+    top = probabilities == probabilities.amax(1, keepdim=True)
+    return (top & (top.cumsum(1, dtype=torch.int16) == 1)).to(probabilities.dtype)
 
 
 def disagreement(label: Tensor, teacher: Tensor, valid: Tensor, regions: bool) -> tuple[Tensor, Tensor]:
