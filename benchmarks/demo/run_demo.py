@@ -135,7 +135,7 @@ def prepare_data(demo: Demo, environment: Mapping[str, str]) -> str:
     demo.run(environment, *plan, nnUNet_n_proc_DA="1")
     small = demo.run(
         *(environment, "metadcseg", "small-config", "-d", 901, "-c", "3d_fullres"),
-        *("--batch-size", 4, "--patch", 24, 32, 32),
+        *("--batch-size", 2, "--patch", 24, 32, 32),
     )
     return small.strip()
 
