@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -22,7 +23,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     from noise_tools.errors import NoiseToolsError
 
     try:
-        return import_module(args.module).run(args) or 0
+        status = import_module(args.module).run(args) or 0
+        sys.stdout.flush()  # a closed pipe shows here, not when the interpreter ends
+        return status
+    except BrokenPipeError:
+        # The reader (`| head`) has seen enough. Python would flush into the closed pipe once more on exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except NoiseToolsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -47,3 +47,11 @@ def test_list_runs(capsys):
     assert "erosion: shrinks structures" in capsys.readouterr().out
     assert cli.main(["list", "nothing"]) == 2
     assert capsys.readouterr().err.startswith("error: Unknown noise type or preset 'nothing'")
+
+
+def test_a_reader_that_stops_early_is_no_error():
+    code = "import sys; from noise_tools import cli; sys.exit(cli.main(['list']))"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as listing:
+        listing.stdout.close()
+        assert listing.wait(timeout=60) == 0
+        assert listing.stderr.read() == b""
