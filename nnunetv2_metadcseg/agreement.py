@@ -79,7 +79,7 @@ class CaseAgreement:
         trusted: Tensor,
         momentum: float = 0.7,
         best_share: float = 0.2,
-        max_optimism: float = 2.5,
+        max_optimism: float = 1.5,
         collective: Collective | None = None,
     ) -> None:
         self.collective = collective or Collective()

@@ -9,8 +9,7 @@ from torch import Tensor
 class EpochStatistics:
     """Means of named scalars; values that are not a number (nothing to measure in a batch) are left out."""
 
-    def __init__(self, device: torch.device | str = "cpu") -> None:
-        self.device = device
+    def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:

@@ -59,7 +59,6 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
     def get_tr_and_val_datasets(self):
         """nnU-Net's data sets; the training one carries the user's trust maps where there are any (trust_maps.py)."""
         train, val = super().get_tr_and_val_datasets()
-        self.has_trust_maps = False
         if not nnUNet_raw.is_set():
             return train, val
         maps = find_trust_maps(
@@ -98,10 +97,9 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         self.weighting = self.weighting_class(self.config, self.label_manager.has_regions, trusted, self.collective)
         if self._weighting_state is not None:
             self._restore_weighting(self._weighting_state)
+            loader.set_given_sampling(*self._weighting_state["sampling"])
         loader.trusted_only = self.starting
         self.train_loader = loader
-        if self._weighting_state is not None:
-            loader.set_given_sampling(*self._weighting_state["sampling"])
         return loader
 
     @property

@@ -35,6 +35,7 @@ class TrustedBatchTrainer(nnUNetTrainer):
     """Trains on batches of given-label and trusted patches. Not a method by itself: see the subclasses."""
 
     config = MetaDCSegConfig()
+    _random_state: dict | None = None  # of a checkpoint, until the loaders have started
 
     # ---- set-up -------------------------------------------------------------------------------------------------
 
@@ -249,9 +250,8 @@ class TrustedBatchTrainer(nnUNetTrainer):
     def on_train_start(self) -> None:
         super().on_train_start()
         # Starting the loaders draws random numbers; a resumed run goes on from the numbers of the checkpoint.
-        state = getattr(self, "_random_state", None)
-        if state is not None:
-            set_random_state(state)
+        if self._random_state is not None:
+            set_random_state(self._random_state)
             self._random_state = None
 
 

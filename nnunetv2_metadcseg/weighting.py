@@ -56,7 +56,7 @@ class LabelWeighting:
             device=trusted.device,
             collective=self.collective,
         )
-        self.statistics = EpochStatistics(trusted.device)
+        self.statistics = EpochStatistics()
 
     # ---- what is learned from every batch -----------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -34,6 +34,18 @@ def grow_box(box: Box, shape: Sequence[int], spacing: Sequence[float], margin: f
         extra = 1 + math.ceil(margin / step)
         grown.append(slice(max(0, edge.start - extra), min(size, edge.stop + extra)))
     return tuple(grown)
+
+
+def label_boxes(
+    label: np.ndarray, values: Sequence[int], spacing: Sequence[float], margin: float
+) -> Iterator[tuple[int, Box, np.ndarray]]:
+    """Each of `values` that occurs in `label`, with its box grown by `margin` mm and its mask in that box."""
+    for value in values:
+        mask = label == value
+        box = bounding_box(mask)
+        if box is not None:
+            box = grow_box(box, label.shape, spacing, margin)
+            yield value, box, mask[box]
 
 
 def signed_distance(mask: np.ndarray, spacing: Sequence[float], side: str = "both") -> np.ndarray:

@@ -30,6 +30,8 @@ from functools import cached_property
 
 import numpy as np
 
+from noise_tools.geometry import bounding_box
+
 LabelValue = int | tuple[int, ...]
 """One label, or the labels that form a region together (nnU-Net's region-based training)."""
 
@@ -146,7 +148,7 @@ class MaskPair:
     spacing: Sequence[float]
 
     def __post_init__(self) -> None:
-        box = _bounding_box(self.reference, self.prediction)
+        box = bounding_box(self.reference | self.prediction) or (slice(0, 0),) * self.reference.ndim
         self.reference, self.prediction = self.reference[box], self.prediction[box]
         self.sizes = int(self.reference.sum()), int(self.prediction.sum())
 
@@ -219,16 +221,6 @@ def _surface_points(mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     from scipy.ndimage import binary_erosion
 
     return np.argwhere(mask & ~binary_erosion(mask)) * np.asarray(spacing, dtype=float)
-
-
-def _bounding_box(*masks: np.ndarray) -> tuple[slice, ...]:
-    """Smallest box that holds every mask; an empty box if all are empty."""
-    box = []
-    for axis in range(masks[0].ndim):
-        others = tuple(a for a in range(masks[0].ndim) if a != axis)
-        filled = np.flatnonzero(np.logical_or.reduce([m.any(axis=others) for m in masks]))
-        box.append(slice(filled[0], filled[-1] + 1) if len(filled) else slice(0, 0))
-    return tuple(box)
 
 
 def _mask(labels: np.ndarray, value: LabelValue, kept: np.ndarray | None) -> np.ndarray:

@@ -17,8 +17,8 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-DATA = HERE.parents[2] / "shared" / "data"
 sys.path.insert(0, str(HERE))
+sys.path.append(str(HERE.parent / "noise_study"))  # for how it trains
 
 import train as training  # noqa: E402
 from evaluate import METHOD_COLUMNS, SIGNAL_COLUMNS, evaluate  # noqa: E402

@@ -129,6 +129,7 @@ def train(cell: Cell, arm: str, fold: int, work: Path, steps: int, steps_per_epo
     if (model / f"fold_{fold}" / "checkpoint_final.pth").is_file():
         return
     import torch
+    from training import skip_side_products, turn_off_mirroring  # of the noise study
 
     if arm == "stock":
         from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer as trainer_class
@@ -143,7 +144,8 @@ def train(cell: Cell, arm: str, fold: int, work: Path, steps: int, steps_per_epo
     trainer = trainer_class(plans, CONFIGURATION, fold, dataset, torch.device("cpu"))
     trainer.num_iterations_per_epoch, trainer.num_epochs = steps_per_epoch, steps // steps_per_epoch
     trainer.num_val_iterations_per_epoch = 1
-    without_side_products(trainer)
+    skip_side_products(trainer)
+    turn_off_mirroring(trainer)
     use_adam(trainer)
     trainer.initialize()
     spatial = torch.channels_last_3d if len(cell.source.patch) == 3 else torch.channels_last
@@ -165,19 +167,3 @@ def use_adam(trainer: Any, learning_rate: float = 3e-3) -> None:
         return optimizer, PolyLRScheduler(optimizer, learning_rate, trainer.num_epochs)
 
     trainer.configure_optimizers = configure_optimizers
-
-
-def without_side_products(trainer: Any) -> None:
-    """No mirroring (as in the noise study), no plots, no checkpoint but the final one."""
-    configure = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size
-
-    def without_mirroring() -> tuple:
-        rotation, dummy_2d, patch, _ = configure()
-        trainer.inference_allowed_mirroring_axes = None
-        return rotation, dummy_2d, patch, None
-
-    trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size = without_mirroring
-    trainer.plot_network_architecture = lambda: None
-    trainer.logger.plot_progress_png = lambda output_folder: None
-    trainer.save_every = trainer.num_epochs + 1
-    trainer._best_ema = float("inf")

@@ -73,9 +73,9 @@ def build_trainer(arm: Arm, plan: TrainingPlan, device: torch.device) -> nnUNetT
     trainer.num_val_iterations_per_epoch = 1  # nnU-Net's logger needs one value per epoch
     trainer.clean_preprocessed_folder = str(plan.clean_preprocessed)  # for the oracle arms only
     _override_config(trainer, arm)
-    _skip_side_products(trainer)
+    skip_side_products(trainer)
     if not plan.mirroring:
-        _turn_off_mirroring(trainer)
+        turn_off_mirroring(trainer)
     trainer.initialize()
     _use_memory_format(trainer, plan.memory_format)
     return trainer
@@ -95,7 +95,7 @@ def _override_config(trainer: nnUNetTrainer, arm: Arm) -> None:
     trainer.config = dataclasses.replace(config, **arm.config)
 
 
-def _skip_side_products(trainer: nnUNetTrainer) -> None:
+def skip_side_products(trainer: nnUNetTrainer) -> None:
     """No plots, no checkpoints but the final one: they take seconds per epoch and nothing reads them."""
     trainer.plot_network_architecture = lambda: None
     trainer._save_debug_information = lambda: None
@@ -104,7 +104,7 @@ def _skip_side_products(trainer: nnUNetTrainer) -> None:
     trainer._best_ema = float("inf")  # no pseudo Dice is better, so checkpoint_best is never written
 
 
-def _turn_off_mirroring(trainer: nnUNetTrainer) -> None:
+def turn_off_mirroring(trainer: nnUNetTrainer) -> None:
     """As nnUNetTrainerNoMirroring does, for any trainer class: no mirroring in augmentation and prediction."""
     configure = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from noise_tools.geometry import bounding_box, grow_box, signed_distance
+from noise_tools.geometry import label_boxes, signed_distance
 from noise_tools.noise.base import Noise, Parameter, Params
 
 
@@ -37,13 +37,8 @@ class Dilation(Noise):
             return label
         noisy = label.copy()
         nearest = np.full(label.shape, -np.inf, dtype=np.float32)
-        for value in params["labels"]:
-            mask = label == value
-            box = bounding_box(mask)
-            if box is None:
-                continue
-            box = grow_box(box, label.shape, spacing, cls._margin(spacing, params))
-            distance = signed_distance(mask[box], spacing, "outside")
+        for value, box, mask in label_boxes(label, params["labels"], spacing, cls._margin(spacing, params)):
+            distance = signed_distance(mask, spacing, "outside")
             wins = (label[box] == 0) & (distance >= -radius) & (distance > nearest[box])
             noisy[box][wins] = value
             nearest[box][wins] = distance[wins]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from noise_tools.geometry import bounding_box, grow_box, signed_distance
+from noise_tools.geometry import bounding_box, grow_box, label_boxes, signed_distance
 from noise_tools.noise.base import Noise, Parameter, Params
 
 _SIZES = 4  # distinct ball radii between low and high; each costs one distance map
@@ -47,13 +47,7 @@ class Jagged(Noise):
         rng = np.random.default_rng(params["seed"])
         noisy = label.copy()
         nearest = np.full(label.shape, -np.inf, dtype=np.float32)
-        for value in params["labels"]:
-            mask = label == value
-            box = bounding_box(mask)
-            if box is None:
-                continue
-            box = grow_box(box, label.shape, spacing, params["radius"][1])
-            mask = mask[box]
+        for value, box, mask in label_boxes(label, params["labels"], spacing, cls._margin(spacing, params)):
             bumps, bites = _balls(mask, spacing, params, rng)
             noisy[box][bites & mask] = 0
             distance = signed_distance(mask, spacing, "outside")
