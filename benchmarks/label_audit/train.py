@@ -129,7 +129,7 @@ def train(cell: Cell, arm: str, fold: int, work: Path, steps: int, steps_per_epo
     if (model / f"fold_{fold}" / "checkpoint_final.pth").is_file():
         return
     import torch
-    from training import skip_side_products, turn_off_mirroring  # of the noise study
+    from training import skip_side_products, turn_off_mirroring, use_adam  # of the noise study
 
     if arm == "stock":
         from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer as trainer_class
@@ -155,15 +155,3 @@ def train(cell: Cell, arm: str, fold: int, work: Path, steps: int, steps_per_epo
         trainer.run_training()
     finally:
         del os.environ["nnUNet_n_proc_DA"]  # nnU-Net's planner, called for the next cell, refuses it
-
-
-def use_adam(trainer: Any, learning_rate: float = 3e-3) -> None:
-    """Adam with nnU-Net's polynomial decay, in every arm: nnU-Net's SGD had learned little after 600 steps."""
-    import torch
-    from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
-
-    def configure_optimizers() -> tuple:
-        optimizer = torch.optim.Adam(trainer.network.parameters(), lr=learning_rate)
-        return optimizer, PolyLRScheduler(optimizer, learning_rate, trainer.num_epochs)
-
-    trainer.configure_optimizers = configure_optimizers

@@ -151,6 +151,7 @@ def execute(study: Study, run: Run, *, threads: int, device_name: str, keep: boo
             seed=run.seed,
             mirroring=study.mirroring,
             memory_format=study.memory_format,
+            optimizer=study.optimizer,
         )
         trainer = build_trainer(arm, plan, device)
         seconds = train(trainer)

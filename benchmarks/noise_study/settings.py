@@ -21,6 +21,7 @@ HERE = Path(__file__).resolve().parent
 DEFAULT_CONFIG = HERE / "config.yaml"
 PLANS_NAME = "studyPlans"
 WORK_VARIABLE = "NOISE_STUDY_WORK"
+OPTIMIZERS = ("sgd", "adam")  # nnU-Net's own, and training.use_adam
 
 
 class SettingsError(ValueError):
@@ -97,6 +98,7 @@ class Study:
     work: Path
     mirroring: bool = False
     memory_format: str = "channels_last"
+    optimizer: str = "sgd"
     results: Path = field(default=HERE / "results")
 
     def dataset_of(self, cell: Cell) -> Dataset:
@@ -147,7 +149,7 @@ _CELL_DEFAULTS: dict[str, Any] = {
     "steps": 1000,
     "steps_per_epoch": 25,
 }
-_TOP_KEYS = {"datasets", "cells", "defaults", "variants", "work", "mirroring", "memory_format", "results"}
+_TOP_KEYS = {"datasets", "cells", "defaults", "variants", "work", "mirroring", "memory_format", "optimizer", "results"}
 
 
 def _reject_unknown(where: str, given: dict[str, Any], known: set[str]) -> None:
@@ -219,6 +221,12 @@ def _parse_cell(raw: dict[str, Any], defaults: dict[str, Any]) -> Cell:
     return cell
 
 
+def _parse_optimizer(name: str) -> str:
+    if name not in OPTIMIZERS:
+        raise SettingsError(f"The optimizer {name!r} is unknown; choose one of {', '.join(OPTIMIZERS)}.")
+    return name
+
+
 def _check_names(names: list[str]) -> None:
     for name in names:
         if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
@@ -282,6 +290,7 @@ def load_study(path: str | Path = DEFAULT_CONFIG, work: str | Path | None = None
         work=(path.parent / Path(work).expanduser()).resolve(),
         mirroring=bool(raw.get("mirroring", False)),
         memory_format=str(raw.get("memory_format", "channels_last")),
+        optimizer=_parse_optimizer(str(raw.get("optimizer", "sgd"))),
         results=(path.parent / raw.get("results", "results")).resolve(),
     )
 
@@ -320,6 +329,7 @@ def signature(study: Study, run: Run, trusted: list[str]) -> str:
         "steps": cell.steps,
         "steps_per_epoch": cell.steps_per_epoch,
         "mirroring": study.mirroring,
+        "optimizer": study.optimizer,
     }
     if arm.sees != "clean":
         parts["trusted"] = sorted(trusted)
