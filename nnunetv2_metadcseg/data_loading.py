@@ -27,8 +27,11 @@ class StratifiedDataLoader(nnUNetDataLoader):
     the rate that nnU-Net's fixed rule would give for this batch size; the fixed rule (the last patches of a batch)
     would give all foreground to the trusted ones.
 
+    While no case is trusted, a batch is drawn from all cases alike and carries `undivided`: true. `set_trusted` ends
+    that; batches that workers have made before still come, and are known by that mark.
+
     Args:
-        given: identifiers of the cases with doubtful labels. trusted: identifiers of the trusted cases.
+        given: identifiers of the cases with doubtful labels. trusted: identifiers of the trusted cases, or none yet.
         num_trusted: trusted patches per batch, at least; all of them while `trusted_only` is set. A batch of one
             alternates at random between the two kinds.
         least_given: given-label patches per batch, at least (1 with DDP: the ranks' reductions need both kinds).
@@ -45,15 +48,47 @@ class StratifiedDataLoader(nnUNetDataLoader):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.least_given = least_given
-        self.given, self.trusted, self.num_trusted = list(given), list(trusted), num_trusted
+        self.num_trusted = num_trusted
+        self.cases = [*given, *trusted]
         # Shared with worker processes, which load batches while the training process changes its mind.
         self._trusted_only = multiprocessing.Value("b", 0, lock=False)
         self._given_share = multiprocessing.Value("d", 1.0, lock=False)
-        self._weights = multiprocessing.Array("d", [1.0] * len(self.given), lock=False)
+        self._weights = multiprocessing.Array("d", [1.0] * len(self.cases), lock=False)
+        self._is_trusted = multiprocessing.Array("b", [0] * len(given) + [1] * len(trusted), lock=False)
+        self._undivided = multiprocessing.Value("b", not trusted, lock=False)
         if self.get_do_oversample == self._oversample_last_XX_percent:
             foreground = sum(self._oversample_last_XX_percent(i) for i in range(self.batch_size))
             self.oversample_foreground_percent = foreground / self.batch_size
             self.get_do_oversample = self._probabilistic_oversampling
+
+    @property
+    def given(self) -> list[str]:
+        """The cases with doubtful labels."""
+        return [case for case, trusted in zip(self.cases, self._is_trusted, strict=True) if not trusted]
+
+    @property
+    def trusted(self) -> list[str]:
+        """The trusted cases; empty while none is."""
+        return [case for case, trusted in zip(self.cases, self._is_trusted, strict=True) if trusted]
+
+    def set_trusted(self, trusted: Sequence[str]) -> None:
+        """Declare the trusted cases of a loader that was made without any; the sampling of the others starts anew.
+
+        Raises:
+            ValueError: there are trusted cases already; or unknown cases, none, or nothing but trusted cases.
+        """
+        chosen = set(trusted)
+        if not self._undivided.value:
+            raise ValueError(f"This loader has {len(self.trusted)} trusted cases already; they are set only once.")
+        if not chosen or not chosen < set(self.cases):
+            raise ValueError(
+                f"Got {len(chosen)} trusted cases, of which {len(chosen - set(self.cases))} unknown; expected at least "
+                f"one and fewer than the {len(self.cases)} cases of this loader."
+            )
+        self._is_trusted[:] = [case in chosen for case in self.cases]
+        self._weights[:] = [1.0] * len(self.cases)
+        self._given_share.value = 1.0
+        self._undivided.value = 0  # last: a worker looks at the others only after this
 
     @property
     def trusted_only(self) -> bool:
@@ -70,15 +105,18 @@ class StratifiedDataLoader(nnUNetDataLoader):
         Raises:
             ValueError: another number of weights than of given-label cases.
         """
-        if len(weights) != len(self.given):
-            raise ValueError(f"Got {len(weights)} sampling weights for {len(self.given)} given-label cases.")
-        self._weights[:] = list(weights)
+        given = self.given
+        if len(weights) != len(given):
+            raise ValueError(f"Got {len(weights)} sampling weights for {len(given)} given-label cases.")
+        new = dict(zip(given, weights, strict=True))
+        self._weights[:] = [new.get(case, 1.0) for case in self.cases]
         self._given_share.value = share
 
     @property
     def given_sampling(self) -> tuple[list[float], float]:
         """Weights and share as set."""
-        return list(self._weights), self._given_share.value
+        weights = [w for w, trusted in zip(self._weights, self._is_trusted, strict=True) if not trusted]
+        return weights, self._given_share.value
 
     def _num_given(self) -> int:
         """Given-label patches of the next batch; a fraction is settled at random, so that the mean is right."""
@@ -89,15 +127,20 @@ class StratifiedDataLoader(nnUNetDataLoader):
 
     def get_indices(self) -> list[str]:
         """Case identifiers of the next batch, drawn with replacement."""
+        # Looked up once: a worker may be here while the training process changes it.
+        self._batch_is_undivided = bool(self._undivided.value)
+        if self._batch_is_undivided:
+            return list(np.random.choice(self.cases, self.batch_size))
         num_given = self._num_given()
-        weights = np.array(self._weights)
+        weights = np.array(self.given_sampling[0])
         given = list(np.random.choice(self.given, num_given, p=weights / weights.sum())) if num_given else []
         return given + list(np.random.choice(self.trusted, self.batch_size - num_given))
 
     def generate_train_batch(self) -> dict:
         batch = super().generate_train_batch()
-        trusted = set(self.trusted)
+        batch["undivided"] = self._batch_is_undivided
         # Counted from the drawn cases: the batch may have been made by a worker before `trusted_only` changed here.
+        trusted = set() if self._batch_is_undivided else set(self.trusted)
         batch["num_given"] = sum(key not in trusted for key in batch["keys"])
         return batch
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnunetv2_metadcseg import __version__
-from nnunetv2_metadcseg.trusted_cases import FILE_NAME, TrustedCasesError, read_trusted_cases
+from nnunetv2_metadcseg.trusted_cases import FILE_NAME, TrustedCasesError, read_trusted_cases, trusted_in_training
 
 if TYPE_CHECKING:
     import torch
@@ -320,7 +320,8 @@ class FoldNetwork:
         from nnunetv2_metadcseg.label_audit_alpha import LearnedWeights
 
         try:
-            return LearnedWeights(self.predictor, ours, self.model.trusted, self.model.device)
+            trusted = trusted_in_training(ours, self.model.trusted)
+            return LearnedWeights(self.predictor, ours, trusted, self.model.device)
         except (KeyError, TypeError, RuntimeError) as error:  # a checkpoint of another version of this package
             self.note = (
                 f"The learned weights in the checkpoint of fold {self.fold} cannot be read by version "

@@ -32,6 +32,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
 
     config = MetaDCSegConfig()
     weighting_class = LabelWeighting
+    start_step = 0  # where the start begins
 
     # ---- set-up -------------------------------------------------------------------------------------------------
 
@@ -109,7 +110,13 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         It lasts until the trusted patches are learned well enough for the teacher to have a say, within bounds.
         """
         low, high = (fraction * self.total_steps for fraction in self.config.start_fractions)
-        return self.training_step < low or (self.start_dice < self.config.start_dice and self.training_step < high)
+        step = self.training_step - self.start_step
+        return step < low or (self.start_dice < self.config.start_dice and step < high)
+
+    @property
+    def phase(self) -> str:
+        """What is trained on now, for the log."""
+        return "trusted patches only" if self.starting else "given labels and trusted patches"
 
     # ---- one step -----------------------------------------------------------------------------------------------
 
@@ -232,7 +239,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         means = self.weighting.statistics.means()
         self.epoch_trusted_dice = means.get("trusted_dice", math.nan)
         means["given_share"] = self.train_loader.given_sampling[1]
-        self.print_to_log_file(describe_epoch(means, self.starting))
+        self.print_to_log_file(describe_epoch(means, self.phase))
         # nnU-Net's local logger knows fixed keys only; the others (Weights & Biases) take ours.
         for logger in self.logger.loggers:
             for name, value in means.items():
@@ -306,7 +313,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         self.weighting.load_state_dict(state["weighting"])
 
 
-def describe_epoch(means: dict[str, float], starting: bool) -> str:
+def describe_epoch(means: dict[str, float], phase: str) -> str:
     """One line of log; a dash where nothing was measured (the start sees trusted patches only)."""
 
     def show(name: str) -> str:
@@ -316,6 +323,5 @@ def describe_epoch(means: dict[str, float], starting: bool) -> str:
     return (
         f"MetaDCSeg: disagreeing voxels {show('disagreeing')}, alpha there {show('alpha')}, beta there {show('beta')}, "
         f"boundary share {show('boundary')}, Dice on trusted patches {show('trusted_dice')}, "
-        f"given-label patches {show('given_share')} of the planned number "
-        f"({'trusted patches only' if starting else 'given labels and trusted patches'})"
+        f"given-label patches {show('given_share')} of the planned number ({phase})"
     )

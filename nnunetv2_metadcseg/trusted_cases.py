@@ -7,7 +7,7 @@ dataset.json, which `noise_tools corrupt` writes.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 FILE_NAME = "trusted_cases.json"
@@ -40,7 +40,8 @@ def read_trusted_cases(preprocessed_folder: str | Path, dataset_json: dict) -> l
     if cases is None or cases == []:
         raise TrustedCasesError(
             f'No trusted cases: expected {file} or the key "trusted_cases" in dataset.json; check a few labels by hand '
-            f'and write their case identifiers there, for instance ["case_01", "case_07", "case_12"].'
+            'and write their case identifiers there, for instance ["case_01", "case_07", "case_12"], or train '
+            "nnUNetTrainerMetaDCSegSelfTrusted, which chooses them itself."
         )
     if not isinstance(cases, list) or not all(isinstance(case, str) for case in cases):
         raise TrustedCasesError(f"{source} holds {cases!r:.80}, expected a JSON list of case identifiers (strings).")
@@ -75,3 +76,44 @@ def trusted_training_cases(declared: Sequence[str], training: Sequence[str], kno
             "train stock nnUNetTrainer, or declare fewer trusted cases."
         )
     return here
+
+
+def trusted_in_training(ours: dict, declared: Sequence[str]) -> list[str]:
+    """The cases that a training took as trusted: those it chose itself, else the declared ones.
+
+    Args:
+        ours: the entry "metadcseg" of its checkpoint. declared: trusted cases of the data set.
+    """
+    return list(ours["state"].get("self_trusted", {}).get("chosen") or declared)
+
+
+def absent_classes(
+    labels: dict, trusted: Sequence[str], training: Sequence[str], locations: Callable[[str], dict]
+) -> list[str]:
+    """Names of the classes or regions that some training case holds, but no trusted one.
+
+    Only as many cases are looked at as it takes: all of them where a class exists nowhere.
+
+    Args:
+        labels: the entry "labels" of dataset.json. trusted, training: identifiers of the fold.
+        locations: maps a case to nnU-Net's `class_locations`: {class or region: sampled voxels}.
+    """
+    names = {_values(value): name for name, value in labels.items() if name != "ignore" and _values(value) != {0}}
+    missing = _not_found(names, trusted, locations)
+    elsewhere = missing - _not_found(missing, (case for case in training if case not in set(trusted)), locations)
+    return [name for value, name in names.items() if value in elsewhere]
+
+
+def _not_found(wanted: Iterable[frozenset], cases: Iterable[str], locations: Callable[[str], dict]) -> set[frozenset]:
+    """Those of `wanted` for which no case has a voxel."""
+    missing = set(wanted)
+    for case in cases:
+        if not missing:
+            break
+        missing -= {_values(key) for key, voxels in locations(case).items() if len(voxels)}
+    return missing
+
+
+def _values(label: int | Sequence[int]) -> frozenset[int]:
+    """The label values of a class or region."""
+    return frozenset(label) if isinstance(label, (list, tuple)) else frozenset([int(label)])

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
+from batchgenerators.utilities.file_and_folder_operations import join, load_pickle
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
@@ -28,7 +29,7 @@ from nnunetv2_metadcseg.data_loading import StratifiedDataLoader, trusted_patche
 from nnunetv2_metadcseg.feature_tap import unwrap
 from nnunetv2_metadcseg.losses import WeightedDiceCELoss
 from nnunetv2_metadcseg.targets import LabelEncoder
-from nnunetv2_metadcseg.trusted_cases import read_trusted_cases, trusted_training_cases
+from nnunetv2_metadcseg.trusted_cases import absent_classes, read_trusted_cases, trusted_training_cases
 
 
 class TrustedBatchTrainer(nnUNetTrainer):
@@ -76,10 +77,26 @@ class TrustedBatchTrainer(nnUNetTrainer):
         declared = read_trusted_cases(self.preprocessed_dataset_folder_base, self.dataset_json)
         return trusted_training_cases(declared, training, known)
 
+    def warn_about_absent_classes(self, trusted: list[str], training: list[str]) -> None:
+        """Says in the log which classes or regions no trusted case holds: nothing can vouch for their labels."""
+
+        def locations(case: str) -> dict:
+            return load_pickle(join(self.preprocessed_dataset_folder, f"{case}.pkl"))["class_locations"]
+
+        absent = absent_classes(self.dataset_json["labels"], trusted, training, locations)
+        if absent:
+            self.print_to_log_file(
+                f"WARNING: {', '.join(absent)} absent from all {len(trusted)} trusted cases, so labels of "
+                f"{'it' if len(absent) == 1 else 'them'} are believed or not without any right example; trust a case "
+                "that holds each."
+            )
+
     def build_train_loader(self, dataset, initial_patch_size, transforms) -> nnUNetDataLoader:
         """The training loader; trusted patches last in every batch."""
         trusted = self.trusted_cases(dataset.identifiers)
-        self.print_to_log_file(f"{len(trusted)} trusted cases in this fold: {', '.join(trusted)}")
+        if trusted:
+            self.print_to_log_file(f"{len(trusted)} trusted cases in this fold: {', '.join(trusted)}")
+            self.warn_about_absent_classes(trusted, dataset.identifiers)
         return StratifiedDataLoader(
             dataset,
             self.batch_size,

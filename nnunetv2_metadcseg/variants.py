@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from nnunetv2_metadcseg.baselines import nnUNetTrainerL2B, nnUNetTrainerMixed, nnUNetTrainerTrustedOnly
+from nnunetv2_metadcseg.self_trusted import nnUNetTrainerMetaDCSegSelfTrusted
 from nnunetv2_metadcseg.trainer import nnUNetTrainerMetaDCSeg
 from nnunetv2_metadcseg.trusted_trainer import TrustedBatchTrainer
 
@@ -68,7 +69,13 @@ def epoch_variant(trainer: type[TrustedBatchTrainer], epochs: int) -> type[Trust
     return type(name, (trainer,), members)
 
 
-for _trainer in (nnUNetTrainerMetaDCSeg, nnUNetTrainerTrustedOnly, nnUNetTrainerMixed, nnUNetTrainerL2B):
+for _trainer in (
+    nnUNetTrainerMetaDCSeg,
+    nnUNetTrainerMetaDCSegSelfTrusted,
+    nnUNetTrainerTrustedOnly,
+    nnUNetTrainerMixed,
+    nnUNetTrainerL2B,
+):
     for _epochs in EPOCHS:
         _variant = epoch_variant(_trainer, _epochs)
         globals()[_variant.__name__] = _variant

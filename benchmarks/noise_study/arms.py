@@ -38,6 +38,7 @@ _BUILT_IN = (
     Arm("oracle_drop", "nnUNetTrainerOracleDrop", module="oracle"),
     Arm("oracle_replace", "nnUNetTrainerOracleReplace", module="oracle"),
     Arm("metadcseg", "nnUNetTrainerMetaDCSeg"),
+    Arm("self_trusted", "nnUNetTrainerMetaDCSegSelfTrusted"),
     Arm("no_meta", "nnUNetTrainerMetaDCSegNoMeta"),
     Arm("no_dcd", "nnUNetTrainerMetaDCSegNoDCD"),
     Arm("no_teacher", "nnUNetTrainerMetaDCSegNoTeacher"),

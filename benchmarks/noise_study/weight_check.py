@@ -60,10 +60,11 @@ def weight_auroc(trainer: nnUNetTrainer, predictor: Any, clean_folder: Path) -> 
     if not ours or "weighting" not in ours["state"]:
         return {}
     from nnunetv2_metadcseg.label_audit_alpha import LearnedWeights
+    from nnunetv2_metadcseg.trusted_cases import trusted_in_training
 
     noisy = trainer.dataset_class(trainer.preprocessed_dataset_folder)
     clean = trainer.dataset_class(str(clean_folder / Path(trainer.preprocessed_dataset_folder).name))
-    trusted = set(trainer.dataset_json["trusted_cases"])
+    trusted = set(trusted_in_training(ours, trainer.dataset_json["trusted_cases"]))
     weights = LearnedWeights(predictor, ours, sorted(trusted), trainer.device)
     cases = spread_evenly([case for case in trainer.do_split()[0] if case not in trusted], MAX_CASES)
     everywhere, disagreeing = np.zeros((2, BINS), dtype=np.int64), np.zeros((2, BINS), dtype=np.int64)

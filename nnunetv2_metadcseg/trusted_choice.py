@@ -1,0 +1,111 @@
+"""Which cases agree best with an early training: their scores, and the choice of trusted cases among them.
+
+A network that has not yet memorised its labels predicts what most labels say, so it agrees best with right labels.
+Plain Dice would name the largest structures and the cases that happened to be visited last. A case's score is
+therefore its Dice beyond that of its class at the time of each visit:
+
+    score_k = sum_t w_t (2 I_t - m_k(t) S_t) / (sum_t w_t S_t + s_k)
+
+with overlap I and size S (predicted plus labelled voxels) of class k in a visited patch, m_k(t) the running Dice of the
+class over all cases, w_t an exponential memory, and s_k the mean size of a visit, which draws cases that were hardly
+seen to the average. The score of a case is the mean over its classes.
+
+Tensors only. B patches, N cases, K classes without background (or regions).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from nnunetv2_metadcseg.agreement import hard_labels
+from nnunetv2_metadcseg.collective import Collective
+
+
+def class_overlaps(probabilities: Tensor, label: Tensor, valid: Tensor, regions: bool) -> Tensor:
+    """Overlap of decision and label, size of the decision, size of the label: (B, K, 3) voxels.
+
+    Args:
+        probabilities, label: (B, heads, *S). valid: (B, 1, *S), zero where ignored. regions: no background head.
+    """
+    decision = hard_labels(probabilities, regions) * valid
+    label = label * valid
+    if not regions:
+        decision, label = decision[:, 1:], label[:, 1:]
+    return torch.stack([x.flatten(2).sum(2) for x in (decision * label, decision, label)], 2)
+
+
+class CaseScores:
+    """How well every case's label agrees with the predictions made while training, beyond its class at that time.
+
+    Args:
+        num_cases: N; the caller numbers the cases. num_classes: K.
+        memory: steps after which a visit weighs 1/e; at least 1.
+        collective: sums over DDP ranks, so that all come to the same scores.
+    """
+
+    def __init__(
+        self, num_cases: int, num_classes: int, memory: float, device, collective: Collective | None = None
+    ) -> None:
+        self.keep = 1 - 1 / max(memory, 1.0)
+        self.collective = collective or Collective()
+        self.excess = torch.zeros(num_cases, num_classes, device=device)
+        self.sizes = torch.zeros(num_cases, num_classes, device=device)
+        self.labelled = torch.zeros(num_cases, num_classes, dtype=torch.bool, device=device)
+        # Running overlap and size of every class over all cases, and its visits.
+        self.classes = torch.zeros(num_classes, 3, device=device)
+
+    def update(self, cases: Tensor, overlaps: Tensor) -> None:
+        """Count patches: cases (B,) int64, overlaps (B, K, 3) of `class_overlaps`."""
+        new = torch.zeros(*self.sizes.shape, 3, device=self.sizes.device)
+        new = self.collective.sum(new.index_add_(0, cases, overlaps))
+        twice, sizes = 2 * new[..., 0], new[..., 1] + new[..., 2]
+        visits = (sizes > 0).float()
+        self.classes = self.keep * self.classes + torch.stack([twice, sizes, visits], 2).sum(0)
+        mean = self.classes[:, 0] / self.classes[:, 1].clamp_min(1)
+        self.excess = self.keep * self.excess + twice - mean * sizes
+        self.sizes = self.keep * self.sizes + sizes
+        self.labelled |= new[..., 2] > 0
+
+    def class_dice(self) -> Tensor:
+        """Running Dice of every class over all cases: (K,)."""
+        return self.classes[:, 0] / self.classes[:, 1].clamp_min(1)
+
+    def scores(self) -> Tensor:
+        """Score of every case (N,); nan where no patch with labelled foreground was seen."""
+        typical = self.classes[:, 1] / self.classes[:, 2].clamp_min(1e-6)
+        by_class = self.excess / (self.sizes + typical).clamp_min(1e-6)
+        seen = self.sizes > 0
+        score = (by_class * seen).sum(1) / seen.sum(1).clamp_min(1)
+        return torch.where(self.labelled.any(1), score, torch.nan)
+
+    def state_dict(self) -> dict:
+        return {"excess": self.excess, "sizes": self.sizes, "labelled": self.labelled, "classes": self.classes}
+
+    def load_state_dict(self, state: dict) -> None:
+        for name, value in state.items():
+            setattr(self, name, value.clone())
+
+
+def choose_cases(scores: Sequence[float], labelled: Sequence[Sequence[bool]], count: int) -> list[int]:
+    """The `count` best-scored cases, or as many as have a score; every class among them if so few can hold all.
+
+    For every class, rarest first, that no chosen case holds, the best case with it is taken; the best of the others
+    fill the rest.
+
+    Args:
+        scores: of N cases, nan for those that cannot be chosen. labelled: (N, K), which classes a case's label holds.
+
+    Returns:
+        Indices, best first.
+    """
+    ranked = sorted((i for i, score in enumerate(scores) if score == score), key=lambda i: (-scores[i], i))
+    holders = [[i for i in ranked if labelled[i][k]] for k in range(len(labelled[0]))]
+    chosen: set[int] = set()
+    for cases in sorted(holders, key=len):
+        if cases and len(chosen) < count and not chosen & set(cases):
+            chosen.add(cases[0])
+    chosen.update([i for i in ranked if i not in chosen][: max(0, count - len(chosen))])
+    return [i for i in ranked if i in chosen]
