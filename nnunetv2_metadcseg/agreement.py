@@ -11,6 +11,8 @@ Tensors only. B batch, K heads, H decisions per voxel (1 for softmax heads, K fo
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
+
 import torch
 from torch import Tensor
 
@@ -29,34 +31,48 @@ def hard_labels(probabilities: Tensor, regions: bool) -> Tensor:
     return (top & (top.cumsum(1, dtype=torch.int16) == 1)).to(probabilities.dtype)
 
 
-def disagreement(label: Tensor, teacher: Tensor, valid: Tensor, regions: bool) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class Disagreement:
+    """Where labels and the teacher's decision differ, and how: made once per step, used by all that follows.
+
+    Attributes:
+        pseudo: the teacher's decision (B, K, *S). differs: (B, H, *S) bool.
+        direction: (B, H, *S) int64, meaningless where they agree.
+        sizes: mean number of foreground voxels of label and decision, per patch: (B,).
+    """
+
+    pseudo: Tensor
+    differs: Tensor
+    direction: Tensor
+    sizes: Tensor
+
+    def __getitem__(self, patches: slice) -> Disagreement:
+        return Disagreement(*(getattr(self, field.name)[patches] for field in fields(self)))
+
+    def counts(self) -> Tensor:
+        """Disagreeing voxels per patch and direction: (B, D)."""
+        masks = (self.differs & (self.direction == d) for d in range(NUM_DIRECTIONS))
+        return torch.stack([mask.flatten(1).sum(1) for mask in masks], 1).float()
+
+
+def disagreement(label: Tensor, teacher: Tensor, valid: Tensor, regions: bool) -> Disagreement:
     """Where a label and the teacher's decision differ, and how.
 
     Args:
         label: (B, K, *S) of zeros and ones. teacher: (B, K, *S) probabilities. valid: (B, 1, *S).
-
-    Returns:
-        differs (B, H, *S) bool, and direction (B, H, *S) int64 (meaningless where they agree).
     """
-    decision = hard_labels(teacher, regions)
+    pseudo = hard_labels(teacher, regions)
     if regions:
-        differs = (decision != label) & (valid > 0)
-        return differs, torch.where(label > 0, EXTRA, MISSING)
-    label_fg, teacher_fg = label[:, :1] < 0.5, decision[:, :1] < 0.5
-    differs = ((decision * label).sum(1, keepdim=True) < 0.5) & (valid > 0)
-    direction = torch.where(label_fg & teacher_fg, SWAPPED, torch.where(label_fg, EXTRA, MISSING))
-    return differs, direction
-
-
-def structure_size(label: Tensor, teacher: Tensor, valid: Tensor, regions: bool) -> Tensor:
-    """Mean number of foreground voxels of label and teacher, per patch: (B,)."""
-    both = (label + hard_labels(teacher, regions)) * valid
-    return (both if regions else both[:, 1:]).flatten(1).sum(1) / 2
-
-
-def direction_counts(differs: Tensor, direction: Tensor) -> Tensor:
-    """Disagreeing voxels per patch and direction: (B, D)."""
-    return torch.stack([(differs & (direction == d)).flatten(1).sum(1) for d in range(NUM_DIRECTIONS)], 1).float()
+        differs = (pseudo != label) & (valid > 0)
+        direction = torch.where(label > 0, EXTRA, MISSING)
+        foreground = label + pseudo
+    else:
+        label_bg, pseudo_bg = label[:, :1], pseudo[:, :1]
+        differs = ((pseudo * label).sum(1, keepdim=True) < 0.5) & (valid > 0)
+        extra = torch.where(pseudo_bg < 0.5, SWAPPED, EXTRA)
+        direction = torch.where(label_bg < 0.5, extra, MISSING)
+        foreground = 2 - label_bg - pseudo_bg
+    return Disagreement(pseudo, differs, direction, (foreground * valid).flatten(1).sum(1) / 2)
 
 
 class CaseAgreement:
@@ -122,8 +138,9 @@ class CaseAgreement:
         Patches of the same case are added up. Counts are whole numbers, so their order makes no difference and all
         DDP ranks get the same sums.
         """
-        counts = self.collective.sum(torch.zeros_like(self.counts).index_add_(0, cases, counts))
-        sizes = self.collective.sum(torch.zeros_like(self.sizes).index_add_(0, cases, sizes))
+        totals = torch.zeros(len(self.sizes), NUM_DIRECTIONS + 1, device=self.sizes.device)
+        totals = self.collective.sum(totals.index_add_(0, cases, torch.cat([counts, sizes[:, None]], 1)))
+        counts, sizes = totals[:, :-1], totals[:, -1]
         keep = torch.where(self.sizes == 0, 0.0, self.momentum)
         keep = torch.where((sizes + counts.sum(1)) > 0, keep, 1.0)
         self.counts = keep[:, None] * self.counts + (1 - keep)[:, None] * counts

@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def normalised_entropy(probabilities: Tensor, regions: bool = False) -> Tensor:
-    """Entropy of every voxel divided by its maximum: (B, K, *S) -> (B, 1, *S) in [0, 1].
+    """Entropy of every voxel divided by its maximum: (B, K, ...) -> (B, 1, ...) in [0, 1].
 
     For region heads the largest of the K binary entropies: a voxel is a boundary voxel if it is one for any region.
     """

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from nnunetv2_metadcseg.agreement import NUM_DIRECTIONS
+from nnunetv2_metadcseg.agreement import NUM_DIRECTIONS, Disagreement
 from nnunetv2_metadcseg.center_distance import CenterDistance, normalised_entropy
 
 NUM_VOXEL_INPUTS = 10 + NUM_DIRECTIONS
@@ -33,7 +33,7 @@ class Evidence:
 
 
 def decision_probability(probabilities: Tensor, decision: Tensor, regions: bool) -> Tensor:
-    """Probability that `probabilities` (B, K, *S) give to a hard decision (B, K, *S): (B, H, *S)."""
+    """Probability that `probabilities` (B, K, ...) give to a hard decision (B, K, ...): (B, H, ...)."""
     if regions:
         return probabilities * decision + (1 - probabilities) * (1 - decision)
     return (probabilities * decision).sum(1, keepdim=True)
@@ -55,9 +55,7 @@ def collect(
     student: Tensor,
     teacher: Tensor,
     label: Tensor,
-    pseudo: Tensor,
-    differs: Tensor,
-    direction: Tensor,
+    found: Disagreement,
     centers: CenterDistance,
     case_rates: Tensor | None,
     regions: bool,
@@ -65,8 +63,8 @@ def collect(
     """Gather the inputs of the meta-weight network at disagreeing decisions.
 
     Args:
-        features: (B, C, *S). student, teacher: probabilities (B, K, *S). label, pseudo: hard (B, K, *S).
-        differs, direction: (B, H, *S), see `agreement.disagreement`.
+        features: (B, C, *S). student, teacher: probabilities (B, K, *S). label: hard (B, K, *S).
+        found: where label and teacher differ.
         case_rates: disagreement rates of every patch's case (B, D), or None to hide the context.
 
     Returns:
@@ -74,20 +72,23 @@ def collect(
         both entropies, the three center distances, their margin, the direction (one-hot) and, with context, the rates
         of the case.
     """
-    where = differs.nonzero(as_tuple=True)
+    where = found.differs.nonzero(as_tuple=True)
     rows = at_voxels(features, where).float()
-    maps = [
+    # Everything on rows (V, K) of disagreeing voxels, not on whole maps.
+    student, teacher, label, pseudo = (at_voxels(t, where) for t in (student, teacher, label, found.pseudo))
+    columns = [
         decision_probability(student, label, regions),
         decision_probability(student, pseudo, regions),
         decision_probability(teacher, label, regions),
         decision_probability(teacher, pseudo, regions),
-        normalised_entropy(student, regions),
-        normalised_entropy(teacher, regions),
     ]
-    scalars = torch.stack([at_decisions(m, where) for m in maps], 1)
+    if regions:
+        columns = [column.gather(1, where[1][:, None]) for column in columns]
+    columns += [normalised_entropy(student, regions), normalised_entropy(teacher, regions)]
+    scalars = torch.cat(columns, 1)
     distances = centers.distances(rows)
     margin = distances[:, 1:2] - distances[:, :1]
-    parts = [scalars, distances, margin, one_hot(at_decisions(direction, where), NUM_DIRECTIONS).float()]
+    parts = [scalars, distances, margin, one_hot(at_decisions(found.direction, where), NUM_DIRECTIONS).float()]
     if case_rates is not None:
         parts.append(case_rates[where[0]].clamp(0, 2))
     return Evidence(where, rows, torch.cat(parts, 1))

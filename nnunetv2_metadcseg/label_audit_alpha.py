@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nnunetv2_metadcseg.agreement import direction_counts, disagreement, structure_size
+from nnunetv2_metadcseg.agreement import disagreement
 from nnunetv2_metadcseg.config import MetaDCSegConfig
 from nnunetv2_metadcseg.feature_tap import last_segmentation_layer, unwrap
 from nnunetv2_metadcseg.targets import LabelEncoder
@@ -84,10 +84,10 @@ class LearnedWeights:
 
     def _count(self, number: int, logits: Tensor, target: Tensor, valid: Tensor) -> None:
         probabilities = torch.sigmoid(logits) if self.regions else torch.softmax(logits, 1)
-        differs, direction = disagreement(target, probabilities, valid, self.regions)
+        found = disagreement(target, probabilities, valid, self.regions)
         agreement = self.weighting.agreement
-        agreement.counts[number] = direction_counts(differs, direction)[0].to(self.device)
-        agreement.sizes[number] = structure_size(target, probabilities, valid, self.regions)[0].to(self.device)
+        agreement.counts[number] = found.counts()[0].to(self.device)
+        agreement.sizes[number] = found.sizes[0].to(self.device)
 
 
 class AlphaNetwork(nn.Module):
@@ -114,7 +114,8 @@ class AlphaNetwork(nn.Module):
         image, label, valid = stacked[:, : self.channels], stacked[:, self.channels : -1], stacked[:, -1:]
         student, teacher = (self._probabilities(network(image)) for network in (self.student, self.teacher))
         cases = torch.full((len(image),), self.case, device=image.device)
-        return 1 - self.weighting.alpha(self._features, student, teacher, label, valid, cases)
+        found = self.weighting.compare(teacher, label, valid)
+        return 1 - self.weighting.alpha(self._features, student, teacher, label, valid, found, cases)
 
     def _probabilities(self, logits: Tensor) -> Tensor:
         return torch.sigmoid(logits.float()) if self.regions else torch.softmax(logits.float(), 1)

@@ -112,8 +112,8 @@ def disagreeing_share(trainer: nnUNetTrainerMetaDCSeg, weights: dict, batches: l
         label, valid = trainer.encoder(batch["target"][given, :1].to(trainer.device))
         with trainer.autocast():
             logits = trainer.teacher(trainer.to_device(batch["data"][given])).float()
-        differs, _ = disagreement(label, trainer.probabilities(logits), valid, trainer.label_manager.has_regions)
-        shares.append(differs.float().mean().item())
+        found = disagreement(label, trainer.probabilities(logits), valid, trainer.label_manager.has_regions)
+        shares.append(found.differs.float().mean().item())
     return statistics.fmean(shares)
 
 

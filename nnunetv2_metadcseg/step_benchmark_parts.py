@@ -20,6 +20,7 @@ METADCSEG_METHODS = (
     ("", "forward", "forward"),
     ("", "_pseudo_labels", "teacher"),
     ("teacher", "update", "teacher"),
+    ("weighting", "compare", "teacher"),
     ("weighting", "observe_agreement", "teacher"),
     ("", "_observe_trusted", "influence"),
     ("", "_network_gain", "influence"),

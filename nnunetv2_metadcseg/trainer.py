@@ -10,7 +10,6 @@ from nnunetv2.paths import nnUNet_raw
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from torch import Tensor
 
-from nnunetv2_metadcseg.agreement import hard_labels
 from nnunetv2_metadcseg.collective import Collective
 from nnunetv2_metadcseg.config import MetaDCSegConfig
 from nnunetv2_metadcseg.data_loading import ExtraSegChannels
@@ -149,7 +148,8 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         cases = torch.tensor([self.case_index[case] for case in batch["keys"]], device=self.device)
         teacher = self._pseudo_labels(data, student, num_given)
         self.weighting.observe_features(features, student, valid)
-        self.weighting.observe_agreement(cases[: len(teacher)], teacher, label[: len(teacher)], valid[: len(teacher)])
+        found = self.weighting.compare(teacher, label[: len(teacher)], valid[: len(teacher)])
+        self.weighting.observe_agreement(cases[: len(teacher)], found)
         if num_given < len(data):
             self._observe_trusted(features, logits, outputs, label, valid, num_given)
         if num_given == 0:
@@ -162,8 +162,9 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             teacher[given],
             label[given],
             valid[given],
+            found[given],
             cases[given],
-            self._network_gain(data[given], logits[given], teacher[given], label[given]) if learn is not None else None,
+            self._network_gain(data[given], logits[given], label[given], found.pseudo[given], learn),
             learn,
         )
         target, weight = self.weighting.mixed_target(
@@ -209,10 +210,11 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             full = outputs if isinstance(outputs, Tensor) else outputs[0]
             self.network_gain.update(unwrap(self.network), loss(full[trusted].float()), scale)
 
-    def _network_gain(self, data: Tensor, logits: Tensor, teacher: Tensor, label: Tensor) -> Tensor | None:
-        if self.config.influence != "network":
+    def _network_gain(
+        self, data: Tensor, logits: Tensor, label: Tensor, pseudo: Tensor, learn: float | None
+    ) -> Tensor | None:
+        if self.config.influence != "network" or learn is None:
             return None
-        pseudo = hard_labels(teacher, self.label_manager.has_regions)
         with self.autocast():
             gain = self.network_gain(unwrap(self.network), data, logits, label, pseudo, self.label_manager.has_regions)
         self.tap.features = None

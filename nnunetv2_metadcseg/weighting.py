@@ -10,10 +10,9 @@ from torch import Tensor
 from nnunetv2_metadcseg.agreement import (
     NUM_DIRECTIONS,
     CaseAgreement,
-    direction_counts,
+    Disagreement,
     disagreement,
     hard_labels,
-    structure_size,
 )
 from nnunetv2_metadcseg.center_distance import CenterDistance, region_weights
 from nnunetv2_metadcseg.collective import Collective
@@ -68,11 +67,14 @@ class LabelWeighting:
         self.statistics.add(boundary=(weights[:, -1:] * valid).sum() / valid.sum().clamp_min(1))
 
     @torch.no_grad()
-    def observe_agreement(self, cases: Tensor, teacher: Tensor, label: Tensor, valid: Tensor) -> None:
-        """Count where labels and teacher disagree; cases (B,), teacher, label (B, K, *S), valid (B, 1, *S)."""
-        differs, direction = disagreement(label, teacher, valid, self.regions)
-        size = structure_size(label, teacher, valid, self.regions)
-        self.agreement.update(cases, direction_counts(differs, direction), size)
+    def compare(self, teacher: Tensor, label: Tensor, valid: Tensor) -> Disagreement:
+        """Where labels and teacher disagree; teacher, label (B, K, *S), valid (B, 1, *S)."""
+        return disagreement(label, teacher, valid, self.regions)
+
+    @torch.no_grad()
+    def observe_agreement(self, cases: Tensor, found: Disagreement) -> None:
+        """Count the disagreements of the patches' cases (B,)."""
+        self.agreement.update(cases, found.counts(), found.sizes)
 
     def observe_trusted(self, features: Tensor, logits: Tensor, loss: Callable[[Tensor], Tensor]) -> None:
         """Move the influence direction of the last layer.
@@ -94,6 +96,7 @@ class LabelWeighting:
         teacher: Tensor,
         label: Tensor,
         valid: Tensor,
+        found: Disagreement,
         cases: Tensor,
         gain: Tensor | None = None,
         learn: float | None = None,
@@ -102,24 +105,22 @@ class LabelWeighting:
 
         Args:
             features: (B, C, *S). student, teacher: probabilities (B, K, *S). label: (B, K, *S). valid: (B, 1, *S).
-            cases: (B,).
+            found: where label and teacher differ. cases: (B,).
             gain: influence of the given label minus that of the pseudo-label (B, H, *S); None: of the last layer.
             learn: share of the meta learning rate for a meta step on this batch; None: no meta step.
         """
-        differs, direction = disagreement(label, teacher, valid, self.regions)
-        pseudo = hard_labels(teacher, self.regions)
+        differs = found.differs
         rates = self.agreement.rates()[cases] if self.config.context else None
-        evidence = collect(
-            features, student, teacher, label, pseudo, differs, direction, self.centers, rates, self.regions
-        )
-        prior = self._prior(evidence, direction, cases)
+        evidence = collect(features, student, teacher, label, found, self.centers, rates, self.regions)
+        prior = self._prior(evidence, found.direction, cases)
         if self.config.influence == "none":
             belief = torch.sigmoid(prior)
         else:
             if learn is not None and (gain is not None or self.direction.direction is not None):
-                gains = (
-                    self._head_gain(evidence, pseudo - label) if gain is None else at_decisions(gain, evidence.where)
-                )
+                if gain is None:
+                    gains = self._head_gain(evidence, found.pseudo, label)
+                else:
+                    gains = at_decisions(gain, evidence.where)
                 self.meta.update(evidence.inputs, prior, gains, learn)
             belief = self.meta.alpha(evidence.inputs, prior)
         share = differs.sum() / (valid.sum() * differs.shape[1])
@@ -137,9 +138,10 @@ class LabelWeighting:
         belief = self.agreement.label_belief(cases)[evidence.where[0], at_decisions(direction, evidence.where)]
         return torch.logit(belief)
 
-    def _head_gain(self, evidence: Evidence, difference: Tensor) -> Tensor:
+    def _head_gain(self, evidence: Evidence, pseudo: Tensor, label: Tensor) -> Tensor:
         """<D, p - y> - <D, p - yhat> = <D, yhat - y>: the student's own prediction drops out."""
-        gain = self.direction.directional(evidence.features) * at_voxels(difference, evidence.where)
+        difference = at_voxels(pseudo, evidence.where) - at_voxels(label, evidence.where)
+        gain = self.direction.directional(evidence.features) * difference
         if self.regions:
             return gain.gather(1, evidence.where[1][:, None])[:, 0]
         return gain.sum(1)

@@ -27,7 +27,7 @@ class OracleWeighting(LabelWeighting):
     replace_wrong = True
     right: Tensor
 
-    def alpha(self, features, student, teacher, label, valid, cases, gain=None, learn=None) -> Tensor:
+    def alpha(self, features, student, teacher, label, valid, found, cases, gain=None, learn=None) -> Tensor:
         return self.right[: len(label)]
 
     def mixed_target(self, alpha, features, teacher, label, valid, trust) -> tuple[Tensor, Tensor]:

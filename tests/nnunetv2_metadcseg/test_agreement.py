@@ -8,10 +8,8 @@ from nnunetv2_metadcseg.agreement import (
     MISSING,
     SWAPPED,
     CaseAgreement,
-    direction_counts,
     disagreement,
     hard_labels,
-    structure_size,
 )
 
 
@@ -33,28 +31,28 @@ class TestDisagreement:
     label, teacher = [0, 1, 0, 1, 2, 2], [0, 1, 1, 0, 1, 2]
 
     def test_directions(self):
-        differs, direction = disagreement(one_hot(self.label), soft(self.teacher), valid_like(self.label), False)
-        assert differs.flatten().tolist() == [False, False, True, True, True, False]
-        assert direction.flatten()[2:5].tolist() == [MISSING, EXTRA, SWAPPED]
-        assert direction_counts(differs, direction).tolist() == [[1, 1, 1]]
+        found = disagreement(one_hot(self.label), soft(self.teacher), valid_like(self.label), False)
+        assert found.differs.flatten().tolist() == [False, False, True, True, True, False]
+        assert found.direction.flatten()[2:5].tolist() == [MISSING, EXTRA, SWAPPED]
+        assert found.counts().tolist() == [[1, 1, 1]]
 
     def test_ignored_voxels_never_disagree(self):
         valid = valid_like(self.label)
         valid[0, 0, 2:4] = 0
-        differs, direction = disagreement(one_hot(self.label), soft(self.teacher), valid, False)
-        assert differs.flatten().tolist() == [False, False, False, False, True, False]
-        assert direction_counts(differs, direction)[0].tolist() == [0, 0, 1]
+        found = disagreement(one_hot(self.label), soft(self.teacher), valid, False)
+        assert found.differs.flatten().tolist() == [False, False, False, False, True, False]
+        assert found.counts()[0].tolist() == [0, 0, 1]
 
     def test_regions_are_decided_one_by_one(self):
         label = torch.tensor([[[1.0, 1.0, 0.0], [0.0, 1.0, 0.0]]])[..., None]
         teacher = torch.tensor([[[0.9, 0.2, 0.1], [0.6, 0.8, 0.4]]])[..., None]
         valid = torch.ones(1, 1, 3, 1)
-        differs, direction = disagreement(label, teacher, valid, True)
-        assert differs[0, :, :, 0].tolist() == [[False, True, False], [True, False, False]]
-        assert direction[0, 0, 1, 0] == EXTRA
-        assert direction[0, 1, 0, 0] == MISSING
+        found = disagreement(label, teacher, valid, True)
+        assert found.differs[0, :, :, 0].tolist() == [[False, True, False], [True, False, False]]
+        assert found.direction[0, 0, 1, 0] == EXTRA
+        assert found.direction[0, 1, 0, 0] == MISSING
         valid[0, 0, 1] = 0
-        assert disagreement(label, teacher, valid, True)[0].sum() == 1
+        assert disagreement(label, teacher, valid, True).differs.sum() == 1
 
     def test_hard_labels(self):
         probabilities = torch.tensor([[[0.2], [0.5], [0.3]]])
@@ -63,9 +61,18 @@ class TestDisagreement:
 
     def test_structure_size_is_the_mean_foreground_of_both(self):
         valid = valid_like(self.label)
-        assert structure_size(one_hot(self.label), soft(self.teacher), valid, False).tolist() == [4]
+        assert disagreement(one_hot(self.label), soft(self.teacher), valid, False).sizes.tolist() == [4]
         valid[0, 0, 4:] = 0
-        assert structure_size(one_hot(self.label), soft(self.teacher), valid, False).tolist() == [2]
+        assert disagreement(one_hot(self.label), soft(self.teacher), valid, False).sizes.tolist() == [2]
+        label, teacher = torch.tensor([[[1.0, 1.0, 0.0], [0.0, 1.0, 0.0]]]), torch.zeros(1, 2, 3)
+        assert disagreement(label, teacher, torch.tensor([[[1.0, 1.0, 0.0]]]), True).sizes.tolist() == [1.5]
+
+    def test_some_of_the_patches(self):
+        label = torch.cat([one_hot(self.label), one_hot(self.teacher)])
+        found = disagreement(label, soft(self.teacher).expand(2, -1, -1, 1), torch.ones(2, 1, 6, 1), False)
+        assert found[1:].counts().tolist() == [[0, 0, 0]]
+        assert found[:1].counts().tolist() == [[1, 1, 1]]
+        assert found[:1].sizes.tolist() == [4]
 
 
 def agreement(rates: list[list[float]], trusted: list[bool], **settings) -> CaseAgreement:

@@ -41,10 +41,11 @@ def test_inputs_of_disagreeing_decisions(shape, regions, context):
     features, valid = torch.randn(2, channels, *shape), torch.ones(2, 1, *shape)
     centers = CenterDistance()
     centers.update(centers.sums(features, region_weights(student, regions), valid))
-    differs, direction = disagreement(label, teacher, valid, regions)
+    found = disagreement(label, teacher, valid, regions)
     rates = torch.rand(2, NUM_DIRECTIONS) if context else None
-    pseudo = hard_labels(teacher, regions)
-    evidence = collect(features, student, teacher, label, pseudo, differs, direction, centers, rates, regions)
+    evidence = collect(features, student, teacher, label, found, centers, rates, regions)
+    differs = found.differs
+    assert torch.equal(found.pseudo, hard_labels(teacher, regions))
     count = int(differs.sum())
     assert evidence.inputs.shape == (count, NUM_VOXEL_INPUTS + (NUM_DIRECTIONS if context else 0))
     assert evidence.features.shape == (count, channels)
@@ -61,6 +62,6 @@ def test_no_disagreement_gives_no_rows():
     features, valid = torch.randn(1, 3, 4, 4), torch.ones(1, 1, 4, 4)
     centers = CenterDistance()
     centers.update(centers.sums(features, region_weights(label), valid))
-    differs, direction = disagreement(label, label, valid, False)
-    evidence = collect(features, label, label, label, label, differs, direction, centers, None, False)
+    found = disagreement(label, label, valid, False)
+    evidence = collect(features, label, label, label, found, centers, None, False)
     assert evidence.inputs.shape == (0, NUM_VOXEL_INPUTS)

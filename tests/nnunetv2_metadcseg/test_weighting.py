@@ -59,19 +59,25 @@ def new(regions: bool = False, **settings) -> LabelWeighting:
     return LabelWeighting(config, regions, TRUSTED)
 
 
+def believe(weighting: LabelWeighting, batch: Batch, **settings) -> torch.Tensor:
+    """Alpha of the given-label patches."""
+    names = ("features", "student", "teacher", "label", "valid", "cases")
+    *parts, cases = (getattr(batch, name)[: len(batch.cases) // 2] for name in names)
+    return weighting.alpha(*parts, weighting.compare(*parts[2:]), cases, **settings)
+
+
 def step(weighting: LabelWeighting, batch: Batch, learn: float | None = 1.0, trust=None):
     """One iteration as the trainer does it: alpha, target and weight of the given-label patches."""
     count = len(batch.cases) // 2
     loss = WeightedDiceCELoss(batch.regions)
     weighting.observe_features(batch.features, batch.student, batch.valid)
-    weighting.observe_agreement(batch.cases, batch.teacher, batch.label, batch.valid)
+    weighting.observe_agreement(batch.cases, weighting.compare(batch.teacher, batch.label, batch.valid))
     rest = slice(count, None)
     weighting.observe_trusted(
         batch.features[rest], batch.logits[rest], lambda z: loss.single(z, batch.label[rest], batch.valid[rest])
     )
-    parts = [t[:count] for t in (batch.features, batch.student, batch.teacher, batch.label, batch.valid, batch.cases)]
-    alpha = weighting.alpha(*parts, learn=learn)
-    features, _, teacher, label, valid, _ = parts
+    alpha = believe(weighting, batch, learn=learn)
+    features, teacher, label, valid = (t[:count] for t in (batch.features, batch.teacher, batch.label, batch.valid))
     return alpha, *weighting.mixed_target(alpha, features, teacher, label, valid, trust)
 
 
@@ -97,7 +103,7 @@ class TestTargets:
         weighting, batch = new(regions, soft_pseudo_labels=False), Batch(0, regions, dim)
         alpha, target, weight = step(weighting, batch)
         label = batch.label[:2]
-        differs, _ = disagreement(label, batch.teacher[:2], batch.valid[:2], regions)
+        differs = disagreement(label, batch.teacher[:2], batch.valid[:2], regions).differs
         assert alpha.shape == differs.shape
         assert (alpha[~differs] == 1).all()
         assert ((alpha[differs] > 0) & (alpha[differs] < 1)).all()
@@ -149,17 +155,17 @@ class TestSettings:
         weighting, batch = new(influence="none"), Batch(0)
         before = copy.deepcopy(weighting.state_dict()["meta"]["network"])
         alpha, _, _ = step(weighting, batch)
-        differs, direction = disagreement(batch.label[:2], batch.teacher[:2], batch.valid[:2], False)
+        found = disagreement(batch.label[:2], batch.teacher[:2], batch.valid[:2], False)
         belief = weighting.agreement.label_belief(batch.cases[:2])
-        expected = belief.gather(1, direction.flatten(1)).reshape(direction.shape)
-        torch.testing.assert_close(alpha[differs], expected[differs])
+        expected = belief.gather(1, found.direction.flatten(1)).reshape(found.direction.shape)
+        torch.testing.assert_close(alpha[found.differs], expected[found.differs])
         after = weighting.state_dict()["meta"]["network"]
         assert all(torch.equal(before[name], after[name]) for name in before)
 
     def test_without_agreement_prior_both_are_believed_alike(self):
         weighting, batch = new(influence="none", agreement_prior=False), Batch(0)
         alpha, target, _ = step(weighting, batch)
-        differs, _ = disagreement(batch.label[:2], batch.teacher[:2], batch.valid[:2], False)
+        differs = disagreement(batch.label[:2], batch.teacher[:2], batch.valid[:2], False).differs
         assert (alpha[differs] == 0.5).all()
         where = differs.expand_as(target)
         torch.testing.assert_close(target[where], (0.5 * (batch.label[:2] + batch.teacher[:2]))[where])
@@ -169,8 +175,7 @@ class TestSettings:
         batch, other = Batch(0), Batch(0)
         step(weighting, batch)
         other.cases = torch.tensor([3, 2, 4, 5])
-        parts = ("features", "student", "teacher", "label", "valid", "cases")
-        a, b = (weighting.alpha(*(getattr(x, name)[:2] for name in parts)) for x in (batch, other))
+        a, b = (believe(weighting, x) for x in (batch, other))
         assert torch.equal(a, b)
 
     def test_dcd_off_leaves_unit_weights(self):
@@ -194,8 +199,7 @@ class TestSettings:
         weighting, batch = new(), Batch(0)
         weighting.observe_features(batch.features, batch.student, batch.valid)
         before = copy.deepcopy(weighting.state_dict()["meta"]["network"])
-        parts = ("features", "student", "teacher", "label", "valid", "cases")
-        weighting.alpha(*(getattr(batch, name)[:2] for name in parts), learn=1.0)
+        believe(weighting, batch, learn=1.0)
         after = weighting.state_dict()["meta"]["network"]
         assert all(torch.equal(before[name], after[name]) for name in before)
 
@@ -205,10 +209,9 @@ class TestSettings:
         for sign in (1.0, -1.0):
             weighting, batch = new(regions, meta_pull=0.0), Batch(0, regions)
             weighting.observe_features(batch.features, batch.student, batch.valid)
-            parts = [getattr(batch, name)[:2] for name in ("features", "student", "teacher", "label", "valid", "cases")]
-            differs, _ = disagreement(batch.label[:2], batch.teacher[:2], batch.valid[:2], regions)
+            differs = disagreement(batch.label[:2], batch.teacher[:2], batch.valid[:2], regions).differs
             for _ in range(30):
-                alpha = weighting.alpha(*parts, gain=torch.full(differs.shape, sign), learn=1.0)
+                alpha = believe(weighting, batch, gain=torch.full(differs.shape, sign), learn=1.0)
             alphas.append(alpha[differs].mean())
         assert alphas[0] > alphas[1] + 0.02
 
