@@ -1,4 +1,4 @@
-"""Penultimate full-resolution decoder features: the input of the last segmentation layer of an nnU-Net decoder."""
+"""Penultimate full-resolution decoder features: the input of the last segmentation layer of an nnU-Net network."""
 
 from __future__ import annotations
 
@@ -15,18 +15,39 @@ def unwrap(network: nn.Module) -> nn.Module:
 
 
 def last_segmentation_layer(network: nn.Module) -> nn.Module:
-    """The 1x1 layer that makes the full-resolution logits.
+    """The layer that makes the full-resolution logits: 1x1 in a U-Net, a transposed convolution in Primus.
 
     Raises:
-        TypeError: the network has no `decoder.seg_layers` (transformer networks of nnU-Net, for instance).
+        TypeError: the network has neither `decoder.seg_layers` nor `up_projection.decode`.
     """
-    layers = getattr(getattr(unwrap(network), "decoder", None), "seg_layers", None)
-    if not layers:
-        raise TypeError(
-            f"MetaDCSeg needs the input of `network.decoder.seg_layers[-1]`, but {type(unwrap(network)).__name__} has "
-            "none; use plans with a PlainConvUNet or ResidualEncoderUNet (nnU-Net's default and ResEnc planners)."
-        )
-    return layers[-1]
+    network = unwrap(network)
+    for part, layers in (("decoder", "seg_layers"), ("up_projection", "decode")):
+        found = getattr(getattr(network, part, None), layers, None)
+        if found:
+            return found[-1]
+    raise TypeError(
+        "MetaDCSeg needs the input of `network.decoder.seg_layers[-1]` (U-Nets) or `network.up_projection.decode[-1]` "
+        f"(Primus), but {type(network).__name__} has none; use plans with a PlainConvUNet or ResidualEncoderUNet "
+        "(nnU-Net's default and ResEnc planners) or nnUNetTrainerMetaDCSegPrimusM."
+    )
+
+
+def at_full_resolution(layer: nn.Module, features: Tensor) -> Tensor:
+    """Input features of the last layer as (B, C, *S) per voxel of its logits.
+
+    A transposed convolution (Primus's last layer) gives every voxel of a block the same features, its kernel being as
+    wide as its stride; a U-Net's 1x1 layer has one voxel per block.
+    """
+    if not isinstance(layer, nn.ConvTranspose3d):
+        return features
+    return nn.functional.interpolate(features, scale_factor=tuple(map(float, layer.stride)), mode="nearest")
+
+
+def without_deep_supervision(network: nn.Module) -> nn.Module:
+    """The network itself, from now on with the full-resolution output only."""
+    if hasattr(network, "decoder"):
+        network.decoder.deep_supervision = False
+    return network
 
 
 class FeatureTap:
@@ -41,7 +62,7 @@ class FeatureTap:
 
     def _keep(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if module.training:  # validation and inference need no features
-            self.features = inputs[0].detach()
+            self.features = at_full_resolution(module, inputs[0].detach())
 
     def pop(self) -> Tensor:
         """The features, which are then let go so that they do not live until the next step.

@@ -13,7 +13,7 @@ from torch import Tensor
 from nnunetv2_metadcseg.collective import Collective
 from nnunetv2_metadcseg.config import MetaDCSegConfig
 from nnunetv2_metadcseg.data_loading import ExtraSegChannels
-from nnunetv2_metadcseg.feature_tap import FeatureTap, last_segmentation_layer, unwrap
+from nnunetv2_metadcseg.feature_tap import FeatureTap, last_segmentation_layer, unwrap, without_deep_supervision
 from nnunetv2_metadcseg.losses import weighted_soft_dice
 from nnunetv2_metadcseg.network_gain import NetworkGain, keep_compiled_graphs
 from nnunetv2_metadcseg.teacher import MeanTeacher
@@ -42,7 +42,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         low, high = self.config.teacher_horizon
         horizon = min(max(low, round(self.config.teacher_fraction * self.total_steps)), high)
         self.teacher = MeanTeacher(network, horizon)
-        self.teacher.module.decoder.deep_supervision = False
+        without_deep_supervision(self.teacher.module)
         self.tap = FeatureTap(network)
         self.collective = Collective()
         if self.config.influence == "network":

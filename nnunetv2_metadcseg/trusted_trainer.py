@@ -36,6 +36,7 @@ class TrustedBatchTrainer(nnUNetTrainer):
     """Trains on batches of given-label and trusted patches. Not a method by itself: see the subclasses."""
 
     config = MetaDCSegConfig()
+    gradient_norm = 12  # nnU-Net's bound
     _random_state: dict | None = None  # of a checkpoint, until the loaders have started
 
     # ---- set-up -------------------------------------------------------------------------------------------------
@@ -210,12 +211,12 @@ class TrustedBatchTrainer(nnUNetTrainer):
         """Backward, nnU-Net's gradient clipping and optimiser step."""
         if self.grad_scaler is None:
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(self.network.parameters(), 12)
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.gradient_norm)
             self.optimizer.step()
             return
         self.grad_scaler.scale(loss).backward()
         self.grad_scaler.unscale_(self.optimizer)
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 12)
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.gradient_norm)
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
 

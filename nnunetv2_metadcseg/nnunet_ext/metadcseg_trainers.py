@@ -6,11 +6,11 @@ classes themselves live in the installed package, where they stay importable and
 
 from __future__ import annotations
 
-from nnunetv2_metadcseg import baselines, self_trusted, trainer, variants
+from nnunetv2_metadcseg import baselines, primus, self_trusted, trainer, variants
 
 PACKAGE = "nnunetv2_metadcseg."
 
-for _module in (trainer, self_trusted, variants, baselines):
+for _module in (trainer, self_trusted, variants, primus, baselines):
     for _name, _object in vars(_module).items():
         # nnU-Net looks in its own package first: re-exporting its classes would serve nobody.
         if _name.startswith("nnUNetTrainer") and getattr(_object, "__module__", "").startswith(PACKAGE):
