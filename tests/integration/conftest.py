@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -28,25 +29,65 @@ class Workspace:
         """A path in `raw`, `preprocessed` or `results`."""
         return Path(self.environment[f"nnUNet_{kind}"], *parts)
 
-    def model(self, trainer: str, dataset: str = NOISY, configuration: str = CONFIGURATION) -> Path:
+    def model(
+        self, trainer: str, dataset: str = NOISY, configuration: str = CONFIGURATION, plans: str = "nnUNetPlans"
+    ) -> Path:
         """The folder of a trained model."""
-        return self.folder("results", dataset, f"{trainer}__nnUNetPlans__{configuration}")
+        return self.folder("results", dataset, f"{trainer}__{plans}__{configuration}")
 
     def run(self, command: str, *arguments: object, expect: int | None = 0, **variables: str | None):
         """Runs a console script of this environment; `variables` are added to the environment (None removes one)."""
         environment = {**self.environment, **variables}
         environment = {name: value for name, value in environment.items() if value is not None}
         line = [str(Path(sys.executable).parent / command), *map(str, arguments)]
-        done = subprocess.run(line, env=environment, cwd=self.root, capture_output=True, text=True)
+        done = self.execute(line, environment)
         if expect is not None and done.returncode != expect:
             tail = "\n".join((done.stdout + done.stderr).splitlines()[-40:])
             pytest.fail(f"{command} {' '.join(line[1:])} ended with status {done.returncode}:\n{tail}", pytrace=False)
         return done
 
+    def execute(self, line: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess:
+        """Runs a command line and returns its status and output."""
+        return subprocess.run(line, env=environment, cwd=self.root, capture_output=True, text=True)
+
     def train(self, trainer: str, *options: str, dataset: int = 901, configuration: str = CONFIGURATION, **more):
         """nnUNetv2_train on the CPU, fold 0."""
         line = (dataset, configuration, 0, "-tr", trainer, "-device", "cpu", *options)
         return self.run("nnUNetv2_train", *line, **more)
+
+
+@dataclass(frozen=True)
+class ForkedWorkspace(Workspace):
+    """Runs the same console scripts in forks of one process that has imported nnU-Net (command_server.py)."""
+
+    server: subprocess.Popen
+
+    @classmethod
+    def start(cls, workspace: Workspace) -> ForkedWorkspace:
+        """On the folders of another workspace; to be closed."""
+        server = subprocess.Popen(
+            [sys.executable, str(HERE / "command_server.py")],
+            env=workspace.environment,
+            cwd=workspace.root,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        return cls(workspace.root, workspace.environment, server)
+
+    def execute(self, line: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess:
+        files = {name: str(self.root / f"last_{name}.txt") for name in ("stdout", "stderr")}
+        request = {"line": line, "environment": environment, "folder": str(self.root), **files}
+        print(json.dumps(request), file=self.server.stdin, flush=True)
+        answer = self.server.stdout.readline()
+        if not answer:
+            pytest.fail(f"The command server ended with status {self.server.wait()} before {line}.", pytrace=False)
+        texts = {name: Path(file).read_text() for name, file in files.items()}
+        return subprocess.CompletedProcess(line, int(answer), **texts)
+
+    def close(self) -> None:
+        self.server.stdin.close()
+        self.server.wait()
 
 
 @pytest.fixture(scope="session")
@@ -89,3 +130,33 @@ def trained(prepared: Workspace) -> Workspace:
     """The workspace with a model of nnUNetTrainerShortMetaDCSeg."""
     prepared.train("nnUNetTrainerShortMetaDCSeg")
     return prepared
+
+
+@pytest.fixture(scope="session")
+def forked(prepared: Workspace):
+    """The prepared workspace, for many commands."""
+    workspace = ForkedWorkspace.start(prepared)
+    yield workspace
+    workspace.close()
+
+
+@pytest.fixture(scope="session")
+def cascade_plans(forked: Workspace) -> str:
+    """Name of plans with small 3d_fullres, 3d_lowres and 3d_cascade_fullres, the last two as nnU-Net's planner writes
+    them for large images.
+    """
+    name, file = "CascadePlans", forked.folder("preprocessed", NOISY, "nnUNetPlans.json")
+    plans = json.loads(file.read_text())
+    tiny = plans["configurations"][CONFIGURATION]
+    full = plans["configurations"]["3d_fullres"] | {"batch_size": 2, "architecture": tiny["architecture"]}
+    half = {key: [edge // 2 for edge in full["patch_size"]] for key in ("patch_size", "median_image_size_in_voxels")}
+    low = {"data_identifier": f"{name}_3d_lowres", "spacing": [2.0, 2.0, 2.0], "next_stage": "3d_cascade_fullres"}
+    plans["plans_name"] = name
+    plans["configurations"] = {
+        "3d_fullres": full,
+        "3d_lowres": full | half | low,
+        "3d_cascade_fullres": {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"},
+    }
+    file.with_name(f"{name}.json").write_text(json.dumps(plans))
+    forked.run("nnUNetv2_preprocess", "-d", 901, "-plans_name", name, "-c", "3d_lowres", "-np", 1)
+    return name

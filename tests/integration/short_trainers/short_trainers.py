@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_metadcseg.nnunet_ext import metadcseg_trainers
@@ -15,6 +16,7 @@ class Short:
     def __init__(self, plans, configuration, fold, dataset_json, device=None):
         # nnU-Net reads the arguments by the names of this signature.
         super().__init__(plans, configuration, fold, dataset_json, device)
+        torch.set_num_threads(1)  # the threads of a small step would wait for each other, above all on a busy machine
         self.num_epochs = 2
         self.num_iterations_per_epoch = 4
         self.num_val_iterations_per_epoch = 1
@@ -39,6 +41,14 @@ class nnUNetTrainerShortMetaDCSeg(Short, metadcseg_trainers.nnUNetTrainerMetaDCS
 
 class nnUNetTrainerShortMetaDCSegNoValidation(ShortWithoutValidation, metadcseg_trainers.nnUNetTrainerMetaDCSeg):
     pass
+
+
+class nnUNetTrainerShortMetaDCSegNoLearning(ShortWithoutValidation, metadcseg_trainers.nnUNetTrainerMetaDCSeg):
+    """Keeps the weights it starts with, so that a test can see where they came from."""
+
+    def __init__(self, plans, configuration, fold, dataset_json, device=None):
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.initial_lr = 0.0
 
 
 class nnUNetTrainerShortMixed(ShortWithoutValidation, metadcseg_trainers.nnUNetTrainerMixed):
