@@ -160,6 +160,67 @@ def answer(it: StratifiedDataLoader, connection) -> None:
         connection.send(next(it)["num_given"])
 
 
+class TestTrustedLater:
+    """No case is trusted at first: what a trainer that chooses its trusted cases itself needs."""
+
+    def make(self) -> StratifiedDataLoader:
+        return loader(given=sorted(GIVEN + TRUSTED), trusted=[])
+
+    def test_draws_from_all_cases_until_then(self):
+        it = self.make()
+        it.trusted_only = True  # nothing to obey yet
+        assert {key for _ in range(30) for key in it.get_indices()} == set(GIVEN + TRUSTED)
+        batch = next(it)
+        assert batch["undivided"] is True and batch["num_given"] == 4
+        assert it.trusted == [] and it.given == sorted(GIVEN + TRUSTED)
+
+    def test_then_as_if_made_with_them(self):
+        it, other = self.make(), loader()
+        it.set_given_sampling([0.1, 0.2, 0.3, 0.4, 0.5], 0.5)
+        it.set_trusted(TRUSTED)
+        assert (it.given, it.trusted, it.given_sampling) == (GIVEN, TRUSTED, ([1.0] * 3, 1.0))
+        np.random.seed(1)
+        mine = [it.get_indices() for _ in range(5)]
+        np.random.seed(1)
+        assert mine == [other.get_indices() for _ in range(5)]
+        batch = next(it)
+        assert batch["undivided"] is False and batch["num_given"] == 2
+
+    def test_sampling_of_the_rest(self):
+        it = self.make()
+        it.set_trusted(["g1", "t0"])
+        it.set_given_sampling([0.0, 0.0, 1.0], 1.0)
+        assert it.given_sampling == ([0.0, 0.0, 1.0], 1.0)
+        assert {key for _ in range(20) for key in it.get_indices()[:2]} == {"t1"}
+
+    @pytest.mark.parametrize("cases", [[], ["t0", "x"], GIVEN + TRUSTED])
+    def test_what_cannot_be_trusted(self, cases):
+        with pytest.raises(ValueError, match=f"Got {len(cases)} trusted cases, of which {cases.count('x')} unknown"):
+            self.make().set_trusted(cases)
+
+    def test_only_once(self):
+        with pytest.raises(ValueError, match="has 2 trusted cases already"):
+            loader().set_trusted(["g0"])
+
+    def test_reaches_a_worker_process(self):
+        it = self.make()
+        context = multiprocessing.get_context("fork")
+        ours, theirs = context.Pipe()
+        worker = context.Process(target=answer, args=(it, theirs), daemon=True)
+        worker.start()
+        try:
+            counts = []
+            for change in (lambda: None, lambda: it.set_trusted(TRUSTED)):
+                change()
+                ours.send("next")
+                assert ours.poll(60)
+                counts.append(ours.recv())
+            assert counts == [4, 2]
+        finally:
+            ours.send("stop")
+            worker.join(10)
+
+
 class TestForeground:
     def rate(self, it: StratifiedDataLoader, batches: int = 150) -> np.ndarray:
         """Share of patches that were aimed at the foreground, by position in the batch."""

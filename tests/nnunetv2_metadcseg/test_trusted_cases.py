@@ -4,7 +4,13 @@ import json
 
 import pytest
 
-from nnunetv2_metadcseg.trusted_cases import TrustedCasesError, read_trusted_cases, trusted_training_cases
+from nnunetv2_metadcseg.trusted_cases import (
+    TrustedCasesError,
+    absent_classes,
+    read_trusted_cases,
+    trusted_in_training,
+    trusted_training_cases,
+)
 
 KNOWN = ["a", "b", "c", "d"]
 
@@ -24,6 +30,8 @@ class TestReading:
         assert "No trusted cases" in str(error.value)
         assert str(tmp_path / "trusted_cases.json") in str(error.value)
         assert '"trusted_cases" in dataset.json' in str(error.value)
+        assert "nnUNetTrainerMetaDCSegSelfTrusted" in str(error.value)
+        assert str(error.value).rstrip(".").count(". ") == 0  # one sentence
 
     def test_empty_file(self, tmp_path):
         (tmp_path / "trusted_cases.json").write_text("[]")
@@ -61,3 +69,48 @@ class TestValidation:
     def test_all_of_the_fold(self):
         with pytest.raises(TrustedCasesError, match="All 2 training cases are trusted"):
             trusted_training_cases(["a", "b", "c"], ["a", "b"], KNOWN)
+
+
+class TestAbsentClasses:
+    labels = {"background": 0, "liver": 1, "tumour": 2, "cyst": 3}
+    held = {"a": {1: [0], 2: []}, "b": {1: [0], 2: [], 3: []}, "c": {1: [0], 2: [0]}, "d": {1: []}}
+
+    def absent(self, labels: dict, trusted: list[str], held: dict, looked_at: list | None = None) -> list[str]:
+        def locations(case: str) -> dict:
+            if looked_at is not None:
+                looked_at.append(case)
+            return held[case]
+
+        return absent_classes(labels, trusted, sorted(held), locations)
+
+    def test_named(self):
+        assert self.absent(self.labels, ["a", "b"], self.held) == ["tumour"]
+        assert self.absent(self.labels, ["d"], self.held) == ["liver", "tumour"]
+
+    def test_one_that_exists_nowhere_is_not(self):
+        assert self.absent(self.labels, ["c"], self.held) == []
+
+    def test_looks_at_no_more_cases_than_needed(self):
+        looked_at: list[str] = []
+        labels = {"background": 0, "liver": 1}
+        assert self.absent(labels, ["a", "b"], self.held, looked_at) == []
+        assert looked_at == ["a"]
+
+    def test_regions_and_ignore_label(self):
+        labels = {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}
+        held = {"a": {(1, 2): [0], 2: [], (-1, 0, 1, 2): [0]}, "b": {(1, 2): [0], 2: [0], (-1, 0, 1, 2): [0]}}
+        assert self.absent(labels, ["a"], held) == ["core"]
+        assert self.absent(labels, ["b"], held) == []
+
+    def test_a_region_of_one_label_written_as_list(self):
+        labels = {"background": 0, "whole": [1, 2], "core": [2]}
+        assert self.absent(labels, ["a"], {"a": {(1, 2): [0], (2,): []}, "b": {(2,): [0]}}) == ["core"]
+
+
+class TestTrustedInTraining:
+    def test_own_choice_wins_over_what_is_declared(self):
+        assert trusted_in_training({"state": {"self_trusted": {"chosen": ["c"]}}}, ["a"]) == ["c"]
+
+    @pytest.mark.parametrize("state", [{}, {"self_trusted": {"chosen": []}}])
+    def test_declared_otherwise(self, state):
+        assert trusted_in_training({"state": state}, ["a"]) == ["a"]

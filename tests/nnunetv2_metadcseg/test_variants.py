@@ -9,9 +9,16 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2_metadcseg import variants
 from nnunetv2_metadcseg.baselines import nnUNetTrainerL2B, nnUNetTrainerMixed, nnUNetTrainerTrustedOnly
 from nnunetv2_metadcseg.cli import ext_path
+from nnunetv2_metadcseg.self_trusted import nnUNetTrainerMetaDCSegSelfTrusted
 from nnunetv2_metadcseg.trainer import nnUNetTrainerMetaDCSeg
 
-MAIN = [nnUNetTrainerMetaDCSeg, nnUNetTrainerTrustedOnly, nnUNetTrainerMixed, nnUNetTrainerL2B]
+MAIN = [
+    nnUNetTrainerMetaDCSeg,
+    nnUNetTrainerMetaDCSegSelfTrusted,
+    nnUNetTrainerTrustedOnly,
+    nnUNetTrainerMixed,
+    nnUNetTrainerL2B,
+]
 EPOCHS = {"1epoch": 1, "5epochs": 5, "10epochs": 10, "20epochs": 20, "50epochs": 50, "100epochs": 100, "250epochs": 250}
 ABLATIONS = ["NoMeta", "NoDCD", "NoTeacher", "HeadInfluence", "NetworkInfluence", "NoContext"]
 NAMES = [t.__name__ for t in MAIN] + [f"{t.__name__}_{e}" for t in MAIN for e in EPOCHS]

@@ -51,6 +51,10 @@ class nnUNetTrainerShortMetaDCSegNoLearning(ShortWithoutValidation, metadcseg_tr
         self.initial_lr = 0.0
 
 
+class nnUNetTrainerShortSelfTrusted(ShortWithoutValidation, metadcseg_trainers.nnUNetTrainerMetaDCSegSelfTrusted):
+    pass
+
+
 class nnUNetTrainerShortMixed(ShortWithoutValidation, metadcseg_trainers.nnUNetTrainerMixed):
     pass
 
