@@ -131,7 +131,7 @@ class WeightedDiceCELoss(nn.Module):
 
     def single(self, logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
         """The loss of one output; shapes as in `weighted_cross_entropy`."""
-        logits = logits.float()
+        logits = logits.float().contiguous()  # as target and weight; mixed memory formats are slow
         ce = weighted_cross_entropy(logits, target, weight, self.regions)
         dice = weighted_soft_dice(logits, target, weight, self.regions, self.batch_dice, gather=self.gather)
         return ce - dice

@@ -45,6 +45,7 @@ class UnrolledL2B(TrustedBatchTrainer):
     nnUNetTrainerL2B gives the same rule for the last layer without a second-order graph.
     """
 
+    quick_norm = False
     learned: tuple[Tensor, Tensor] | None = None
 
     def train_step(self, batch: dict) -> dict:

@@ -189,7 +189,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         if count == 0 or not self.config.teacher:
             return student[:count]
         with torch.no_grad(), self.autocast():
-            return self.probabilities(self.teacher(data[:count]).float())
+            return self.probabilities(self.teacher(data[:count]).float().contiguous())
 
     def _meta_rate(self) -> float | None:
         """Share of the meta learning rate now, falling to zero over the training; None on steps without a meta step."""

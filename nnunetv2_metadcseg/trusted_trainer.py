@@ -24,6 +24,7 @@ from nnunetv2.utilities.helpers import dummy_context
 from torch import Tensor, autocast
 
 from nnunetv2_metadcseg import __version__
+from nnunetv2_metadcseg.channels_last_norm import use_channels_last_norm
 from nnunetv2_metadcseg.config import MetaDCSegConfig
 from nnunetv2_metadcseg.data_loading import StratifiedDataLoader, trusted_patches_per_batch
 from nnunetv2_metadcseg.feature_tap import unwrap
@@ -36,6 +37,7 @@ class TrustedBatchTrainer(nnUNetTrainer):
     """Trains on batches of given-label and trusted patches. Not a method by itself: see the subclasses."""
 
     config = MetaDCSegConfig()
+    quick_norm = True  # channels_last_norm.py on the CPU; it has no second derivative
     gradient_norm = 12  # nnU-Net's bound
     _random_state: dict | None = None  # of a checkpoint, until the loaders have started
 
@@ -46,6 +48,8 @@ class TrustedBatchTrainer(nnUNetTrainer):
         if self.device.type == "cpu":
             # A quarter off the step of a small 3D network (docs/cost.md); on CUDA nnU-Net's own choice is kept.
             unwrap(self.network).to(memory_format=self.memory_format)
+            if self.quick_norm:
+                use_channels_last_norm(unwrap(self.network))
         self.encoder = LabelEncoder(
             self.label_manager.num_segmentation_heads,
             self.label_manager.foreground_regions if self.label_manager.has_regions else None,
@@ -274,8 +278,11 @@ class TrustedBatchTrainer(nnUNetTrainer):
 
 
 def first_output(outputs: Tensor | list[Tensor]) -> Tensor:
-    """Full-resolution logits in fp32, without graph."""
-    return (outputs if isinstance(outputs, Tensor) else outputs[0]).detach().float()
+    """Full-resolution logits in fp32, without graph.
+
+    Like the labels in the standard memory format: what follows works along whole maps of one class.
+    """
+    return (outputs if isinstance(outputs, Tensor) else outputs[0]).detach().float().contiguous()
 
 
 def stock_class_name(trainer: type) -> str:
