@@ -95,8 +95,10 @@ class nnUNetTrainerMetaDCSegSelfTrusted(nnUNetTrainerMetaDCSeg):
         return max(1, round(min(max(wanted, low), high)))
 
     def _announce(self) -> None:
+        visits = self.early_steps * self.configuration_manager.batch_size / len(self.case_index)
         self.print_to_log_file(
-            f"The trusted cases are chosen after {self.early_steps} of {self.total_steps} steps on all given labels."
+            f"The trusted cases are chosen after {self.early_steps} of {self.total_steps} steps on all given labels "
+            f"({visits:.1f} visits per case on average)."
         )
         declared = self.declared_cases()
         if declared:
@@ -148,7 +150,7 @@ class nnUNetTrainerMetaDCSegSelfTrusted(nnUNetTrainerMetaDCSeg):
 
     def _choose(self) -> None:
         cases = list(self.case_index)
-        scores = self.scores.scores().tolist()
+        scores = self.collective.first(self.scores.scores()).tolist()  # sums over ranks may differ by rounding
         count = max(self.config.least_chosen, round(self.config.chosen_share * len(cases)))
         best = choose_cases(scores, self.scores.labelled.tolist(), min(count, len(cases) - 1))
         if not best:
