@@ -9,8 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch._functorch.config
 from nnunetv2.training.logging.nnunet_logger import MetaLogger
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch._dynamo import OptimizedModule
 
 from nnunetv2_metadcseg.collective import Collective
 from nnunetv2_metadcseg.trainer import nnUNetTrainerMetaDCSeg
@@ -103,6 +105,7 @@ class TestSteps:
             {"dim": 2, "kind": "regions and ignore"},
             {"residual": True},
             {"batch_size": 2},
+            {"dim": 2, "channels": 3},
         ],
         ids=lambda s: ", ".join(str(v) for v in s.values()) or "default",
     )
@@ -206,6 +209,26 @@ class TestSampling:
         trainer = start(make(), Off)
         steps(trainer, 3)
         assert trainer.train_loader.given_sampling == ([1.0] * 3, 1.0)
+
+
+class TestCompiled:
+    @pytest.mark.parametrize("trainer_class", [ShortStart, ShortStartNetwork])
+    def test_whole_steps_through_torch_compile(self, make, monkeypatch, trainer_class):
+        """nnU-Net compiles on CUDA only; here with a backend that needs no compiler."""
+        dataset, compile_network = make(batch_size=2), torch.compile
+        plain = start(dataset, trainer_class)
+        steps(plain, 3)
+        seed(0)
+        monkeypatch.setattr(nnUNetTrainer, "_do_i_compile", lambda self: True)
+        monkeypatch.setattr(torch, "compile", lambda network: compile_network(network, backend="aot_eager"))
+        with torch._functorch.config.patch(donated_buffer=torch._functorch.config.donated_buffer):
+            compiled = start(dataset, trainer_class)
+            assert isinstance(compiled.network, OptimizedModule)
+            steps(compiled, 3)
+        assert compiled.weighting.meta.scale is not None
+        for mine, theirs in ((compiled.network, plain.network), (compiled.teacher.module, plain.teacher.module)):
+            for got, expected in zip(mine.parameters(), theirs.parameters(), strict=True):
+                torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-4)
 
 
 class TwoRanks(Collective):
@@ -351,6 +374,15 @@ class TestResume:
         assert got.keys() == expected.keys()
         assert [name for name in got if not torch.equal(got[name], expected[name])] == []
         assert second.best_trusted_dice == unbroken.best_trusted_dice
+
+    def test_a_finished_training_is_left_as_it_is(self, make):
+        dataset = make()
+        expected = everything(run(dataset.trainer(ShortStart)))
+        again = dataset.trainer(ShortStart, continue_training=True)
+        again.load_checkpoint(f"{again.output_folder}/checkpoint_final.pth")
+        got = everything(run(again))
+        assert again.current_epoch == 2
+        assert [name for name in got if not torch.equal(got[name], expected[name])] == []
 
     def test_other_cases_than_those_of_the_checkpoint(self, make):
         dataset = make()

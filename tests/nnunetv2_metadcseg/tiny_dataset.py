@@ -43,13 +43,19 @@ class TinyDataset:
 
 
 def make(
-    root: Path, kind: str = "classes", dim: int = 3, residual: bool = False, batch_size: int = 4, count: int = 6
+    root: Path,
+    kind: str = "classes",
+    dim: int = 3,
+    residual: bool = False,
+    batch_size: int = 4,
+    count: int = 6,
+    channels: int = 1,
 ) -> TinyDataset:
     """Writes it into `root`/preprocessed. The last case is the validation case, the first two are trusted."""
     folder = root / "preprocessed" / NAME
     plans = _plans(dim, residual, batch_size)
     dataset_json = {
-        "channel_names": {"0": "MRI"},
+        "channel_names": {str(channel): "MRI" for channel in range(channels)},
         "labels": LABELS[kind],
         "file_ending": ".nii.gz",
         "numTraining": count,
@@ -59,7 +65,7 @@ def make(
     cases = [f"case_{i}" for i in range(count)]
     (folder / plans["configurations"][CONFIGURATION]["data_identifier"]).mkdir(parents=True)
     for i, case in enumerate(cases):
-        _write_case(folder, plans, case, np.random.default_rng(i), dim, kind)
+        _write_case(folder, plans, case, np.random.default_rng(i), dim, kind, channels)
     files = {
         "dataset.json": dataset_json,
         "dataset_fingerprint.json": {},
@@ -72,7 +78,9 @@ def make(
     return result
 
 
-def _write_case(folder: Path, plans: dict, case: str, random: np.random.Generator, dim: int, kind: str) -> None:
+def _write_case(
+    folder: Path, plans: dict, case: str, random: np.random.Generator, dim: int, kind: str, channels: int
+) -> None:
     """A bright ball with a brighter core; a slab is ignored where the labels have that value."""
     from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
     from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
@@ -82,7 +90,7 @@ def _write_case(folder: Path, plans: dict, case: str, random: np.random.Generato
     _, y, x = np.meshgrid(*(np.arange(n) for n in shape), indexing="ij")
     distance = np.hypot(y - center[0], x - center[1])
     seg = ((distance < 6).astype(np.int8) + (distance < 3))[None]
-    data = (seg + 0.3 * random.normal(size=seg.shape)).astype(np.float32)
+    data = (seg + 0.3 * random.normal(size=(channels, *shape))).astype(np.float32)
     if "ignore" in kind:
         seg[..., :4] = 3
     locations = DefaultPreprocessor._sample_foreground_locations(seg, *_classes(kind), verbose=False)
