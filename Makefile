@@ -2,15 +2,21 @@
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
+COST_ARGS ?= --data ../shared/data --page docs/cost.md
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint clean
+.PHONY: demo cost test lint clean
 
 # Phantom data, corrupted labels, three trainers, stock prediction, a table and a picture, all under demo/.
 demo: $(INSTALLED)
 	$(BIN)/python benchmarks/demo/run_demo.py --folder demo
+
+# Seconds and memory of a training step on four configurations, into docs/cost.md: keep the machine free of other work.
+# Goes on where it was interrupted; begin anew with: make cost COST_ARGS='--data ... --page docs/cost.md --again'
+cost: $(INSTALLED)
+	$(BIN)/python benchmarks/step_cost.py --work cost $(COST_ARGS)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -4,25 +4,36 @@
     python benchmarks/step_cost.py --work FOLDER --data ../shared/data --only hippocampus_small --threads 1 2
     python benchmarks/step_cost.py --work FOLDER --only large --device cuda
     python benchmarks/step_cost.py --work FOLDER --only phantom_small --growth 500
+    python benchmarks/step_cost.py --work FOLDER --data ../shared/data --page docs/cost.md
 
-`--growth N` instead trains N steps of one arm in a process of its own and tells memory and step time at both ends.
-Prepared data is kept in FOLDER and used again. Results go to FOLDER/step_cost_DEVICE_THREADS.json, .png and .md.
+`make cost` is the last of these. `--growth N` instead trains N steps of one arm in a process of its own and tells
+memory and step time at both ends.
+
+Prepared data and finished configurations (FOLDER/measured/NAME_DEVICE_THREADS.json) are kept and used again, so that an
+interrupted run goes on where it was. Results of all configurations together: FOLDER/step_cost_DEVICE_THREADS.json, .png
+and .md. `--page FILE` also puts the tables between the two `step_cost` comments of a Markdown page and the chart into
+img/step_cost.png beside it.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import shutil
 import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from nnunetv2_metadcseg.small_config import add_small_configuration
-from nnunetv2_metadcseg.step_benchmark import ARMS, Effort, Target, environment, meta_interval
+from nnunetv2_metadcseg.step_benchmark import ARMS, ArmCost, Effort, Result, Target, environment, meta_interval
 from nnunetv2_metadcseg.step_benchmark_phantom import run_module
+
+SOME_ARMS = ("stock", "stock_channels_last", "mixed", "metadcseg_head", "metadcseg_network")
+TARGET_ARMS = ("stock", "stock_channels_last", "metadcseg_head")  # what the targets of docs/cost.md compare
 
 
 @dataclass(frozen=True)
@@ -33,7 +44,7 @@ class Case:
         source: folder in --data, or "phantom"; "phantom_fine" has voxels of 0.25 mm and so 128 x 160 x 160 of them.
         number: id of the corrupted data set. planned: nnU-Net's configuration.
         small: settings of `metadcseg small-config`, or None for the planned configuration itself.
-        steps, warm_up: fewer where a step takes many seconds.
+        steps, warm_up: fewer where a step takes many seconds; so do brief (see `Effort`) and the arms.
     """
 
     source: str
@@ -42,18 +53,22 @@ class Case:
     small: dict | None
     steps: int = 40
     warm_up: int = 40
+    brief: bool = False
+    arms: tuple[str, ...] = ARMS
 
 
+LARGE_PATCH = {"name": "large", "features": 16, "patch": (128, 128, 128)}
 CASES = {
     "phantom_small": Case("phantom", 901, "3d_fullres", {"batch_size": 4}),
     "hippocampus_small": Case("Dataset004_Hippocampus", 904, "3d_fullres", {"batch_size": 4}),
-    "hippocampus_full": Case("Dataset004_Hippocampus", 904, "3d_fullres", None, 8, 20),
+    "hippocampus_full": Case("Dataset004_Hippocampus", 904, "3d_fullres", None, 4, 8, True, SOME_ARMS),
     "nuclei_small": Case("Dataset020_Nuclei", 920, "2d", {"batch_size": 4}),
-    "nuclei_2d": Case("Dataset020_Nuclei", 920, "2d", None, 8, 20),
-    "large": Case("phantom_fine", 902, "3d_fullres", {"name": "large", "features": 32, "patch": (128, 128, 128)}, 4, 4),
+    "nuclei_2d": Case("Dataset020_Nuclei", 920, "2d", None, 4, 8, True, SOME_ARMS),
+    "large": Case("phantom_fine", 902, "3d_fullres", LARGE_PATCH, 4, 2, True, TARGET_ARMS),
 }
-DEFAULT = [name for name in CASES if name != "large"]
+DEFAULT = ["hippocampus_small", "hippocampus_full", "nuclei_2d", "large"]
 FINE_SPACING = ("0.25", "0.25", "0.25")
+BEGIN, END = "<!-- step_cost: made by benchmarks/step_cost.py -->", "<!-- end of step_cost -->"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,17 +76,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, required=True, help="folder for prepared data and results")
     parser.add_argument("--data", type=Path, help="folder with Dataset004_Hippocampus and Dataset020_Nuclei")
     parser.add_argument("--only", nargs="+", choices=list(CASES), default=DEFAULT, help=f"(default: {DEFAULT})")
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), help="as of `metadcseg benchmark`")
+    parser.add_argument("--arms", nargs="+", help="as of `metadcseg benchmark` (default: all, fewer where slow)")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda", "mps"))
     parser.add_argument("--threads", type=int, nargs="+", default=[os.cpu_count() or 1])
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--steps", type=int, help="timed steps per arm (default: 40, 8 or 4)")
     parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument("--again", action="store_true", help="measure finished configurations anew")
+    parser.add_argument("--prepare", action="store_true", help="prepare the data sets only")
+    parser.add_argument("--page", type=Path, help="Markdown page whose tables and chart to replace")
     parser.add_argument("--growth", type=int, metavar="N", help="N steps of metadcseg_head: does anything grow?")
     args = parser.parse_args(argv)
     try:
-        for arm in args.arms:
+        for arm in args.arms or ():
             meta_interval(arm)
+        if args.page:
+            replaced(args.page.read_text(), "")
         run(args)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -87,6 +107,8 @@ def run(args: argparse.Namespace) -> None:
         os.makedirs(folder, exist_ok=True)
     with environment(variables):
         prepared = {name: prepare(CASES[name], work, args.data, variables) for name in args.only}
+    if args.prepare:
+        return
     with environment({**variables, "nnUNet_n_proc_DA": "0"}), tempfile.TemporaryDirectory() as scratch:
         for threads in args.threads:
             targets = {
@@ -101,21 +123,71 @@ def run(args: argparse.Namespace) -> None:
 
 
 def measure_all(targets: dict[str, Target], args: argparse.Namespace, work: Path, scratch: Path) -> None:
-    from nnunetv2_metadcseg.step_benchmark_measure import measure
     from nnunetv2_metadcseg.step_benchmark_report import table, write_chart, write_json
 
     results, tables = [], []
     stem = work / f"step_cost_{args.device}_{next(iter(targets.values())).threads}"
+    (work / "measured").mkdir(exist_ok=True)
     for name, target in targets.items():
-        case = CASES[name]
-        effort = Effort(args.steps or case.steps, case.warm_up, args.clock, not args.no_memory)
-        results.append(measure(target, args.arms, effort, scratch))
-        tables.append(f"{name}: {table(results[-1], effort)}\n")
+        result, effort = measured(name, target, args, work, scratch)
+        results.append(result)
+        tables.append(f"{name}: {table(result, effort)}\n")
         print(tables[-1], flush=True)
         # After every configuration, so that an interrupted run loses one only.
         write_json(results, stem.with_suffix(".json"))
         stem.with_suffix(".md").write_text("\n".join(tables))
     write_chart(results, stem.with_suffix(".png"))
+    if args.page:
+        page = replaced(args.page.read_text(), "\n".join(tables))
+        (args.page.parent / "img").mkdir(exist_ok=True)
+        shutil.copyfile(stem.with_suffix(".png"), args.page.parent / "img" / "step_cost.png")
+        write_whole(args.page, page)
+
+
+def measured(name: str, target: Target, args: argparse.Namespace, work: Path, scratch: Path) -> tuple[Result, Effort]:
+    """The result of a configuration, from its file where it was measured before."""
+    case, file = CASES[name], work / "measured" / f"{name}_{target.device}_{target.threads}.json"
+    if file.is_file() and not args.again:
+        print(f"{name}: from {file}; --again measures anew", file=sys.stderr, flush=True)
+        return from_json(json.loads(file.read_text()))
+    from nnunetv2_metadcseg.step_benchmark_measure import measure
+
+    effort = Effort(args.steps or case.steps, case.warm_up, args.clock, not args.no_memory, case.brief)
+    result = measure(target, args.arms or case.arms, effort, scratch)
+    write_whole(file, json.dumps({"result": asdict(result), "effort": asdict(effort)}, indent=1) + "\n")
+    return result, effort
+
+
+def from_json(content: dict) -> tuple[Result, Effort]:
+    result = content["result"]
+    return Result(
+        Target(**result["target"]),
+        [ArmCost(**cost) for cost in result["costs"]],
+        result["data_seconds"],
+        result["disagreeing"],
+        tuple(result["patch"]),
+    ), Effort(**content["effort"])
+
+
+def write_whole(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def replaced(page: str, tables: str) -> str:
+    """The page with other tables between its two comments.
+
+    Raises:
+        ValueError: the page lacks them.
+    """
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(
+            f"The page given with --page lacks the lines {BEGIN!r} and {END!r}; put them around its tables."
+        )
+    return f"{before}{begin}\n{tables}{end}{after}"
 
 
 def growth(target: Target, steps: int, scratch: Path) -> str:

@@ -39,12 +39,19 @@ class Target:
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured: timed steps per arm, training steps before, clock ("wall" or "cpu"), memory or not."""
+    """How much is measured.
+
+    Attributes:
+        steps: timed steps per arm. warm_up: training steps before. clock: "wall" or "cpu".
+        memory: measure peak memory. brief: where a step takes many seconds: one untimed step per arm instead of one
+            per batch, no parts, and memory over two steps.
+    """
 
     steps: int = 40
     warm_up: int = 40
     clock: str = "wall"
     memory: bool = True
+    brief: bool = False
 
 
 @dataclass(frozen=True)

@@ -41,8 +41,12 @@ def measure(target: Target, arms: Sequence[str], effort: Effort, scratch: Path) 
     costs = time_steps(trainers, batches, effort)
     if effort.memory:
         shared = scratch / "batches.pt"
-        torch.save({"batches": batches, "weights": weights}, shared)
-        costs = [replace(cost, peak_mb=peak_memory(cost.arm, target, shared)) for cost in progress(costs, "memory")]
+        # The first batch is one on which the teacher sees all patches.
+        torch.save({"batches": batches[:2] if effort.brief else batches, "weights": weights}, shared)
+        cycles = 1 if effort.brief else 2
+        costs = [
+            replace(cost, peak_mb=peak_memory(cost.arm, target, shared, cycles)) for cost in progress(costs, "memory")
+        ]
     size = (len(batches[0]["data"]), *source.configuration_manager.patch_size)
     return Result(target, costs, time_data(target, effort), disagreeing_share(source, weights, batches), size)
 
@@ -154,15 +158,17 @@ def time_steps(trainers: dict[str, nnUNetTrainer], batches: list[dict], effort: 
     def timed_parts(arm: str, i: int) -> None:
         parts[arm][i].append(timer.measure(lambda: trainers[arm].train_step(given[arm][i])))
 
-    def play(count: int, players: list[str], action: Callable[[str, int], None], text: str) -> None:
-        for turn in progress(range(count * len(batches)), text):
+    def play(turns: int, players: list[str], action: Callable[[str, int], None], text: str) -> None:
+        for turn in progress(range(turns), text):
             first = turn % max(1, len(players))
             for arm in players[first:] + players[:first]:
                 action(arm, turn % len(batches))
 
-    play(1, names, lambda arm, i: trainers[arm].train_step(given[arm][i]), "first steps")
-    play(rounds, names, timed, "steps")
-    play(max(1, rounds // 2), watched, timed_parts, "parts")
+    cycle = len(batches)
+    play(1 if effort.brief else cycle, names, lambda arm, i: trainers[arm].train_step(given[arm][i]), "first steps")
+    play(rounds * cycle, names, timed, "steps")
+    if not effort.brief:
+        play(max(1, rounds // 2) * cycle, watched, timed_parts, "parts")
     return [ArmCost(arm, mean_of_medians(seconds[arm]), median_parts(parts.get(arm, []))) for arm in names]
 
 
