@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nnunetv2_metadcseg.agreement import disagreement
 from nnunetv2_metadcseg.config import MetaDCSegConfig
-from nnunetv2_metadcseg.feature_tap import last_segmentation_layer, unwrap
+from nnunetv2_metadcseg.feature_tap import at_full_resolution, last_segmentation_layer, unwrap
 from nnunetv2_metadcseg.targets import LabelEncoder
 from nnunetv2_metadcseg.weighting import LabelWeighting
 
@@ -104,7 +104,7 @@ class AlphaNetwork(nn.Module):
         last_segmentation_layer(student).register_forward_pre_hook(self._keep)
 
     def _keep(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self._features = inputs[0]
+        self._features = at_full_resolution(module, inputs[0])
 
     def outputs(self, heads: int) -> int:
         """Decisions per voxel H."""
