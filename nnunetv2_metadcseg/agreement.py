@@ -113,15 +113,17 @@ class CaseAgreement:
         keep = torch.where(self.beliefs < 0, 0.0, self.momentum)
         self.beliefs = torch.where(totals[:, 1] > 0, keep * self.beliefs + (1 - keep) * mean, self.beliefs)
 
-    def sampling(self, least: float) -> tuple[Tensor, Tensor]:
+    def sampling(self, least: float, bias: float = 1.0) -> tuple[Tensor, Tensor]:
         """How often to draw the given-label cases, and how many of them.
 
         A case is drawn in proportion to the belief in its label, and given-label patches as a whole in proportion to
         the belief expected of a patch so drawn: where no label is believed, training falls back to the trusted cases,
-        where all are, to plain mixed batches.
+        where all are, to plain mixed batches. Errors that cancel out do no harm, so doubt counts in proportion to how
+        one-sided they are.
 
         Args:
             least: smallest weight, so that a case can win its belief back.
+            bias: how one-sided the errors of the given labels are, 0 to 1 (given_label_head.LabelBias).
 
         Returns:
             weights (num_cases,), zero for trusted cases, and the share (scalar) in (0, 1].
@@ -129,7 +131,8 @@ class CaseAgreement:
         known = (self.beliefs >= 0) & ~self.trusted
         mean = (self.beliefs * known).sum() / known.sum().clamp_min(1)
         mean = torch.where(known.any(), mean, 1.0)
-        weights = torch.where(known, self.beliefs, mean).clamp(least, 1.0) * ~self.trusted
+        weights = 1 - bias * (1 - torch.where(known, self.beliefs, mean))
+        weights = weights.clamp(least, 1.0) * ~self.trusted
         return weights, weights.square().sum() / weights.sum().clamp_min(1e-6)
 
     def update(self, cases: Tensor, counts: Tensor, sizes: Tensor) -> None:

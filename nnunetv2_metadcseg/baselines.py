@@ -38,7 +38,7 @@ class nnUNetTrainerL2B(TrustedBatchTrainer):
 
     @torch.no_grad()
     def training_targets(self, batch: dict, data: Tensor, outputs, label: Tensor, valid: Tensor):
-        features = self.tap.pop()
+        features = self.tap.pop().detach()
         num_given = batch["num_given"]
         if num_given in (0, len(data)):
             return label, valid

@@ -37,14 +37,22 @@ class MetaDCSegConfig:
     context: bool = True
     # Teacher (True) or the student itself (False) gives the pseudo-label.
     teacher: bool = True
-    # Pseudo-labels in the mixed target: the teacher's soft probabilities, or its decision.
-    soft_pseudo_labels: bool = True
+    # Pseudo-labels in the mixed target: the teacher's soft probabilities, or its decision. Where alpha is small but not
+    # zero, soft ones drift towards the given label: the teacher learns its own answer plus a little of the label.
+    soft_pseudo_labels: bool = False
+    # Loss of a second last layer that learns the given labels as they are (given_label_head.py), times this; 0: no such
+    # layer. Its learning rate (Adam, falling as nnU-Net's), and how long it remembers how one-sided their errors are.
+    given_head: float = 1.0
+    given_head_learning_rate: float = 1e-2
+    bias_momentum: float = 0.98
     # DCD: momentum, temperature and strength; strength 0 turns it off.
     center_momentum: float = 0.9
     dcd_temperature: float = 0.1
     dcd_strength: float = 1.0
     # Prior from the case's agreement with the teacher (agreement.py); False: alpha = 1/2 where they disagree.
     agreement_prior: bool = True
+    # How far the teacher's own log odds of the given label at a voxel move the prior; 0: all voxels of a case alike.
+    voxel_prior: float = 1.0
     # Draw given-label cases as often as their labels are believed (agreement.CaseAgreement.sampling), renewed every k
     # iterations; the least weight lets a case win its belief back.
     case_sampling: bool = True

@@ -51,7 +51,7 @@ def without_deep_supervision(network: nn.Module) -> nn.Module:
 
 
 class FeatureTap:
-    """Keeps the features (B, C, *S) of the network's last forward pass in training mode, detached.
+    """Keeps the features (B, C, *S) of the network's last forward pass in training mode.
 
     Register it before torch.compile: the hook is then traced with the network.
     """
@@ -62,7 +62,7 @@ class FeatureTap:
 
     def _keep(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if module.training:  # validation and inference need no features
-            self.features = at_full_resolution(module, inputs[0].detach())
+            self.features = at_full_resolution(module, inputs[0])
 
     def pop(self) -> Tensor:
         """The features, which are then let go so that they do not live until the next step.

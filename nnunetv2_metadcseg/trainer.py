@@ -10,10 +10,12 @@ from nnunetv2.paths import nnUNet_raw
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from torch import Tensor
 
+from nnunetv2_metadcseg.agreement import hard_labels
 from nnunetv2_metadcseg.collective import Collective
 from nnunetv2_metadcseg.config import MetaDCSegConfig
 from nnunetv2_metadcseg.data_loading import ExtraSegChannels
 from nnunetv2_metadcseg.feature_tap import FeatureTap, last_segmentation_layer, unwrap, without_deep_supervision
+from nnunetv2_metadcseg.given_label_head import GivenLabelHead, LabelBias
 from nnunetv2_metadcseg.losses import weighted_soft_dice
 from nnunetv2_metadcseg.network_gain import NetworkGain, keep_compiled_graphs
 from nnunetv2_metadcseg.teacher import MeanTeacher
@@ -25,8 +27,9 @@ from nnunetv2_metadcseg.weighting import LabelWeighting
 class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
     """MetaDCSeg (arXiv 2511.18894) in nnU-Net: learned trust in labels and pseudo-labels, Dynamic Center Distance.
 
-    Starts on the trusted patches alone, then trains on given-label patches whose target is the given label where the
-    teacher agrees and alpha label + beta pseudo-label where it does not. See docs/method.md.
+    What predicts starts on the trusted patches alone, then learns given-label patches whose target is the given label
+    where the teacher agrees and alpha label + beta pseudo-label where it does not. A second last layer learns the given
+    labels as they are, so that their images teach the features throughout. See docs/method.md.
     """
 
     config = MetaDCSegConfig()
@@ -48,6 +51,9 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         if self.config.influence == "network":
             keep_compiled_graphs()
         self.network_gain = NetworkGain(self.config.influence_momentum, self.collective)
+        self.given_head = self._build_given_head() if self.config.given_head > 0 else None
+        self.label_bias = LabelBias(self.config.bias_momentum, self.collective)
+        self._given_loss: Tensor | float = 0.0
         self.weighting: LabelWeighting | None = None  # needs the cases: see build_train_loader
         self._weighting_state: dict | None = None  # of a checkpoint, until the cases are numbered
         self.training_step = 0
@@ -55,6 +61,16 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         self.best_trusted_dice: float | None = None
         self.has_trust_maps = False
         self.start_dice = 0.0  # running Dice on trusted patches, during the start only
+
+    def _build_given_head(self) -> GivenLabelHead:
+        return GivenLabelHead(
+            last_segmentation_layer(self.network).in_channels,
+            self.label_manager.num_segmentation_heads,
+            len(self.configuration_manager.patch_size),
+            self.config.given_head_learning_rate,
+            self.device,
+            self.collective,
+        )
 
     def get_tr_and_val_datasets(self):
         """nnU-Net's data sets; the training one carries the user's trust maps where there are any (trust_maps.py)."""
@@ -98,7 +114,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         if self._weighting_state is not None:
             self._restore_weighting(self._weighting_state)
             loader.set_given_sampling(*self._weighting_state["sampling"])
-        loader.trusted_only = self.starting
+        loader.trusted_only = self._needs_trusted_only
         self.train_loader = loader
         return loader
 
@@ -113,6 +129,11 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         return step < low or (self.start_dice < self.config.start_dice and step < high)
 
     @property
+    def _needs_trusted_only(self) -> bool:
+        """Whether given-label patches would teach nothing now."""
+        return self.starting and self.given_head is None
+
+    @property
     def phase(self) -> str:
         """What is trained on now, for the log."""
         return "trusted patches only" if self.starting else "given labels and trusted patches"
@@ -123,13 +144,15 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         result = super().train_step(batch)
         self.teacher.update(unwrap(self.network))
         self.training_step += 1
-        self.train_loader.trusted_only = self.starting
-        if self.config.case_sampling and self.training_step % self.config.sampling_interval == 0:
-            self._renew_sampling()
+        self.train_loader.trusted_only = self._needs_trusted_only
+        if self.training_step % self.config.sampling_interval == 0:
+            self.weighting.bias = self.label_bias()
+            if self.config.case_sampling:
+                self._renew_sampling()
         return result
 
     def _renew_sampling(self) -> None:
-        weights, share = self.weighting.agreement.sampling(self.config.least_sampling_weight)
+        weights, share = self.weighting.agreement.sampling(self.config.least_sampling_weight, self.weighting.bias)
         weights = weights.tolist()
         self.train_loader.set_given_sampling(
             [weights[self.case_index[case]] for case in self.train_loader.given], float(share)
@@ -138,12 +161,12 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
     def training_targets(self, batch: dict, data: Tensor, outputs, label: Tensor, valid: Tensor):
         """Labels as they are on trusted patches, mixed targets and weights on given-label patches."""
         features, num_given = self.tap.pop(), batch["num_given"]
+        self._learn_given_labels(features, label, valid, num_given)
+        features = features.detach()
         logits = first_output(outputs)
         student = self.probabilities(logits)
         self._log_trusted_dice(logits[num_given:], label[num_given:], valid[num_given:])
-        if num_given == 0 and self.starting:
-            return label, valid
-        if self._some_rank_has_one_kind(num_given, len(data)):
+        if self.starting or self._some_rank_has_one_kind(num_given, len(data)):
             return label, torch.cat([torch.zeros_like(valid[:num_given]), valid[num_given:]])
         cases = torch.tensor([self.case_index[case] for case in batch["keys"]], device=self.device)
         teacher = self._pseudo_labels(data, student, num_given)
@@ -172,6 +195,31 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         )
         rest = valid[num_given:].expand(-1, weight.shape[1], *valid.shape[2:])
         return torch.cat([target, label[num_given:]]), torch.cat([weight, rest])
+
+    def _learn_given_labels(self, features: Tensor, label: Tensor, valid: Tensor, num_given: int) -> None:
+        """The loss of the second last layer on given-label patches, and its errors on trusted ones."""
+        if self.given_head is None:
+            return
+        with self.autocast():
+            logits = self.given_head(features)
+        if num_given:
+            given = slice(0, num_given)
+            loss = self.local_loss.single(logits[given], label[given], valid[given])
+            self._given_loss = self.config.given_head * loss
+        regions = self.label_manager.has_regions
+        decision = hard_labels(self.probabilities(first_output(logits)[num_given:]), regions)
+        first = 0 if regions else 1
+        self.label_bias.update(decision[:, first:], label[num_given:, first:], valid[num_given:])
+
+    def further_loss(self) -> Tensor | float:
+        loss, self._given_loss = self._given_loss, 0.0
+        return loss
+
+    def optimize(self, loss: Tensor) -> None:
+        scale = self.grad_scaler.get_scale() if self.grad_scaler is not None else 1.0
+        super().optimize(loss)
+        if self.given_head is not None:
+            self.given_head.step(max(0.0, 1 - self.training_step / self.total_steps) ** 0.9, scale)
 
     def _some_rank_has_one_kind(self, num_given: int, count: int) -> bool:
         """DDP only: some rank's batch lacks given-label or trusted patches, so all must skip this step's reductions.
@@ -240,6 +288,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         super().on_train_epoch_end(train_outputs)
         means = self.weighting.statistics.means()
         self.epoch_trusted_dice = means.get("trusted_dice", math.nan)
+        means["label_bias"] = self.weighting.bias
         means["given_share"] = self.train_loader.given_sampling[1]
         self.print_to_log_file(describe_epoch(means, self.phase))
         # nnU-Net's local logger knows fixed keys only; the others (Weights & Biases) take ours.
@@ -291,6 +340,8 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             "best_trusted_dice": self.best_trusted_dice,
             "teacher": self.teacher.state_dict(),
             "network_gain": self.network_gain.direction,
+            "given_head": None if self.given_head is None else self.given_head.state_dict(),
+            "label_bias": self.label_bias.counts,
             "cases": list(self.case_index),
             "sampling": self.train_loader.given_sampling,
             "weighting": self.weighting.state_dict(),
@@ -303,6 +354,9 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         self._best_ema = self.best_trusted_dice = state["best_trusted_dice"]
         self.teacher.load_state_dict(state["teacher"])
         self.network_gain.direction = state["network_gain"]
+        if self.given_head is not None:
+            self.given_head.load_state_dict(state["given_head"])
+        self.label_bias.counts = state["label_bias"]
         self._weighting_state = state
 
     def _restore_weighting(self, state: dict) -> None:
@@ -325,5 +379,6 @@ def describe_epoch(means: dict[str, float], phase: str) -> str:
     return (
         f"MetaDCSeg: disagreeing voxels {show('disagreeing')}, alpha there {show('alpha')}, beta there {show('beta')}, "
         f"boundary share {show('boundary')}, Dice on trusted patches {show('trusted_dice')}, "
+        f"one-sidedness of label errors {show('label_bias')}, "
         f"given-label patches {show('given_share')} of the planned number ({phase})"
     )

@@ -207,9 +207,13 @@ class TrustedBatchTrainer(nnUNetTrainer):
         self.optimizer.zero_grad(set_to_none=True)
         outputs = self.forward(data)
         target, weight = self.training_targets(batch, data, outputs, label, valid)
-        loss = self.weighted_loss(outputs, target, weight)
+        loss = self.weighted_loss(outputs, target, weight) + self.further_loss()
         self.optimize(loss)
         return {"loss": loss.detach().cpu().numpy()}
+
+    def further_loss(self) -> Tensor | float:
+        """What is added to the loss of the network's outputs; asked for after `training_targets`."""
+        return 0.0
 
     def optimize(self, loss: Tensor) -> None:
         """Backward, nnU-Net's gradient clipping and optimiser step."""

@@ -55,6 +55,8 @@ class LabelWeighting:
             device=trusted.device,
             collective=self.collective,
         )
+        self.mean_odds: Tensor | None = None  # of the given label by the teacher, where they disagree
+        self.bias = 1.0  # how one-sided the errors of the given labels are, set by the caller
         self.statistics = EpochStatistics()
 
     # ---- what is learned from every batch -----------------------------------------------------------------------
@@ -136,7 +138,16 @@ class LabelWeighting:
         if not self.config.agreement_prior:
             return torch.zeros(len(evidence.features), device=direction.device)
         belief = self.agreement.label_belief(cases)[evidence.where[0], at_decisions(direction, evidence.where)]
-        return torch.logit(belief)
+        return torch.logit(belief) + self.config.voxel_prior * (1 - self.bias) * self._odds(evidence)
+
+    def _odds(self, evidence: Evidence) -> Tensor:
+        """The teacher's log odds of the given label against its own decision, less their running mean: (V,)."""
+        odds = (evidence.inputs[:, 2] / evidence.inputs[:, 3].clamp_min(1e-6)).clamp_min(1e-2).log()
+        total, count = self.collective.sum(torch.stack([odds.sum(), odds.new_tensor(float(len(odds)))]))
+        mean = total / count.clamp_min(1)
+        old = mean if self.mean_odds is None else self.mean_odds
+        self.mean_odds = torch.where(count > 0, 0.95 * old + 0.05 * mean, old)
+        return odds - self.mean_odds
 
     def _head_gain(self, evidence: Evidence, pseudo: Tensor, label: Tensor) -> Tensor:
         """<D, p - y> - <D, p - yhat> = <D, yhat - y>: the student's own prediction drops out."""
@@ -175,6 +186,8 @@ class LabelWeighting:
             "agreement": self.agreement.state_dict(),
             "centers": self.centers.state_dict(),
             "direction": self.direction.direction,
+            "mean_odds": self.mean_odds,
+            "bias": self.bias,
             "meta": self.meta.state_dict(),
         }
 
@@ -182,4 +195,5 @@ class LabelWeighting:
         self.agreement.load_state_dict(state["agreement"])
         self.centers.load_state_dict(state["centers"])
         self.direction.direction = state["direction"]
+        self.mean_odds, self.bias = state["mean_odds"], state["bias"]
         self.meta.load_state_dict(state["meta"])

@@ -28,7 +28,7 @@ def test_features_give_the_full_resolution_logits(dim, residual, deep_supervisio
     logits = output[0] if deep_supervision else output
     features = tap.pop()
     assert features.shape == (2, 4, *[8] * dim)
-    assert not features.requires_grad
+    assert features.requires_grad
     torch.testing.assert_close(last_segmentation_layer(network)(features), logits)
 
 

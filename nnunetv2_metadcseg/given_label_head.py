@@ -1,0 +1,110 @@
+"""A second last layer that learns the given labels as they are, right or wrong.
+
+All images teach the shared features then, also those whose labels are not believed, while the last layer that predicts
+is kept free of their errors. What the second layer says of trusted patches shows how one-sided those errors are. It
+costs one 1x1 layer in training and is no part of the network that predicts.
+
+Tensors only. B batch, C features, K heads, `*S` space.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from nnunetv2_metadcseg.collective import Collective
+
+
+class GivenLabelHead:
+    """A 1x1 convolution with an optimiser of its own.
+
+    Args:
+        features: C. heads: K. dimensions: of space, 2 or 3. learning_rate: of Adam.
+        device: where it lives. collective: reductions over DDP ranks, which know nothing of this layer.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        heads: int,
+        dimensions: int,
+        learning_rate: float = 1e-2,
+        device: torch.device | str = "cpu",
+        collective: Collective | None = None,
+    ) -> None:
+        self.collective = collective or Collective()
+        convolution = nn.Conv3d if dimensions == 3 else nn.Conv2d
+        self.layer = convolution(features, heads, 1).to(device)
+        with torch.no_grad():
+            for parameter in self.layer.parameters():  # nnU-Net's ranks have different seeds
+                parameter.copy_(self.collective.first(parameter))
+        self.learning_rate = learning_rate
+        self.optimizer = torch.optim.Adam(self.layer.parameters(), learning_rate)
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Logits (B, K, *S) of features (B, C, *S)."""
+        return self.layer(features)
+
+    def step(self, rate: float = 1.0, scale: float = 1.0) -> None:
+        """Optimiser step after the backward pass.
+
+        Args:
+            rate: share of the learning rate used now. scale: factor on the gradients (of nnU-Net's gradient scaler).
+        """
+        parameters = list(self.layer.parameters())
+        own = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        joint = self.collective.mean(torch.cat([g.flatten() for g in own])) / scale
+        joint = joint.nan_to_num(0.0, 0.0, 0.0)  # half precision overflowed: nnU-Net leaves that step out too
+        for parameter, gradient in zip(parameters, joint.split([p.numel() for p in parameters]), strict=True):
+            parameter.grad = gradient.view_as(parameter)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * self.learning_rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> dict:
+        return {"layer": self.layer.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.layer.load_state_dict(state["layer"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+class LabelBias:
+    """How one-sided the errors of the given labels are.
+
+    Labels that are as often too small as too large cancel out in what a network learns from them; labels that are all
+    too large do not. The given-label head never sees a trusted label, so what it has too much or too little on trusted
+    patches is the error that the given labels have in common.
+
+    Args:
+        momentum: share of the old counts kept per update. collective: reductions over DDP ranks.
+    """
+
+    def __init__(self, momentum: float = 0.98, collective: Collective | None = None) -> None:
+        self.momentum, self.collective = momentum, collective or Collective()
+        self.counts: Tensor | None = None  # (K, 2): too much, too little
+
+    @torch.no_grad()
+    def update(self, decision: Tensor, label: Tensor, valid: Tensor) -> None:
+        """Fold in trusted patches.
+
+        Args:
+            decision, label: (B, K, *S) of zeros and ones, foreground classes or regions. valid: (B, 1, *S).
+        """
+        axes = (0, *range(2, label.ndim))
+        extra, missing = ((a * (1 - b) * valid).sum(axes) for a, b in ((decision, label), (label, decision)))
+        counts = self.collective.sum(torch.stack([extra, missing], 1))
+        old = torch.zeros_like(counts) if self.counts is None else self.counts
+        self.counts = self.momentum * old + (1 - self.momentum) * counts
+
+    def __call__(self) -> float:
+        """|too much - too little| / (too much + too little), both summed over classes.
+
+        0 where errors cancel, 1 where all go one way, and 1 before the first update: nothing is known to cancel.
+        Synchronises with the device.
+        """
+        if self.counts is None:
+            return 1.0
+        extra, missing = self.counts.unbind(1)
+        return float((extra - missing).abs().sum() / (extra + missing).sum().clamp_min(1e-6))
