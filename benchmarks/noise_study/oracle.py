@@ -47,7 +47,9 @@ class nnUNetTrainerOracleReplace(nnUNetTrainerMetaDCSeg):
     `clean_preprocessed_folder` (set by training.py) holds the clean labels, preprocessed as the noisy ones.
     """
 
-    config = replace(nnUNetTrainerMetaDCSeg.config, influence="none", dcd_strength=0.0)
+    config = replace(
+        nnUNetTrainerMetaDCSeg.config, influence="none", dcd_strength=0.0, given_head=0.0, soft_pseudo_labels=True
+    )
     weighting_class = OracleWeighting
     clean_preprocessed_folder: str
 
