@@ -20,10 +20,11 @@ CONFIGURATION = "tiny"
 
 @dataclass(frozen=True)
 class Workspace:
-    """nnU-Net's three folders and the environment that names them."""
+    """nnU-Net's three folders, the environment that names them, and the process that runs its commands."""
 
     root: Path
     environment: dict[str, str]
+    server: subprocess.Popen
 
     def folder(self, kind: str, *parts: str) -> Path:
         """A path in `raw`, `preprocessed` or `results`."""
@@ -35,47 +36,27 @@ class Workspace:
         """The folder of a trained model."""
         return self.folder("results", dataset, f"{trainer}__{plans}__{configuration}")
 
-    def run(self, command: str, *arguments: object, expect: int | None = 0, **variables: str | None):
-        """Runs a console script of this environment; `variables` are added to the environment (None removes one)."""
+    def run(
+        self, command: str, *arguments: object, expect: int | None = 0, fresh: bool = False, **variables: str | None
+    ):
+        """Runs a console script of this environment in a fork of the command server.
+
+        `fresh` starts a new Python process, as a shell would. `variables` are added to the environment (None removes
+        one).
+        """
         environment = {**self.environment, **variables}
         environment = {name: value for name, value in environment.items() if value is not None}
         line = [str(Path(sys.executable).parent / command), *map(str, arguments)]
-        done = self.execute(line, environment)
+        if fresh:
+            done = subprocess.run(line, env=environment, cwd=self.root, capture_output=True, text=True)
+        else:
+            done = self._run_forked(line, environment)
         if expect is not None and done.returncode != expect:
             tail = "\n".join((done.stdout + done.stderr).splitlines()[-40:])
             pytest.fail(f"{command} {' '.join(line[1:])} ended with status {done.returncode}:\n{tail}", pytrace=False)
         return done
 
-    def execute(self, line: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess:
-        """Runs a command line and returns its status and output."""
-        return subprocess.run(line, env=environment, cwd=self.root, capture_output=True, text=True)
-
-    def train(self, trainer: str, *options: str, dataset: int = 901, configuration: str = CONFIGURATION, **more):
-        """nnUNetv2_train on the CPU, fold 0."""
-        line = (dataset, configuration, 0, "-tr", trainer, "-device", "cpu", *options)
-        return self.run("nnUNetv2_train", *line, **more)
-
-
-@dataclass(frozen=True)
-class ForkedWorkspace(Workspace):
-    """Runs the same console scripts in forks of one process that has imported nnU-Net (command_server.py)."""
-
-    server: subprocess.Popen
-
-    @classmethod
-    def start(cls, workspace: Workspace) -> ForkedWorkspace:
-        """On the folders of another workspace; to be closed."""
-        server = subprocess.Popen(
-            [sys.executable, str(HERE / "command_server.py")],
-            env=workspace.environment,
-            cwd=workspace.root,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        return cls(workspace.root, workspace.environment, server)
-
-    def execute(self, line: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess:
+    def _run_forked(self, line: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess:
         files = {name: str(self.root / f"last_{name}.txt") for name in ("stdout", "stderr")}
         request = {"line": line, "environment": environment, "folder": str(self.root), **files}
         print(json.dumps(request), file=self.server.stdin, flush=True)
@@ -85,13 +66,14 @@ class ForkedWorkspace(Workspace):
         texts = {name: Path(file).read_text() for name, file in files.items()}
         return subprocess.CompletedProcess(line, int(answer), **texts)
 
-    def close(self) -> None:
-        self.server.stdin.close()
-        self.server.wait()
+    def train(self, trainer: str, *options: str, dataset: int = 901, configuration: str = CONFIGURATION, **more):
+        """nnUNetv2_train on the CPU, fold 0."""
+        line = (dataset, configuration, 0, "-tr", trainer, "-device", "cpu", *options)
+        return self.run("nnUNetv2_train", *line, **more)
 
 
 @pytest.fixture(scope="session")
-def workspace(tmp_path_factory) -> Workspace:
+def workspace(tmp_path_factory):
     """Empty nnU-Net folders; trainers of this package and the short ones of the tests."""
     root = tmp_path_factory.mktemp("nnunet")
     folders = {f"nnUNet_{kind}": str(root / kind) for kind in ("raw", "preprocessed", "results")}
@@ -103,7 +85,12 @@ def workspace(tmp_path_factory) -> Workspace:
         "nnUNet_def_n_proc": "1",
         "nnUNet_compile": "f",
     }
-    return Workspace(root, {**os.environ, **folders, **settings})
+    environment = {**os.environ, **folders, **settings}
+    server = [sys.executable, str(HERE / "command_server.py")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(server, env=environment, cwd=root, **pipes) as process:
+        yield Workspace(root, environment, process)
+        process.stdin.close()
 
 
 @pytest.fixture(scope="session")
@@ -128,24 +115,16 @@ def prepared(workspace: Workspace) -> Workspace:
 @pytest.fixture(scope="session")
 def trained(prepared: Workspace) -> Workspace:
     """The workspace with a model of nnUNetTrainerShortMetaDCSeg."""
-    prepared.train("nnUNetTrainerShortMetaDCSeg")
+    prepared.train("nnUNetTrainerShortMetaDCSeg", fresh=True)
     return prepared
 
 
 @pytest.fixture(scope="session")
-def forked(prepared: Workspace):
-    """The prepared workspace, for many commands."""
-    workspace = ForkedWorkspace.start(prepared)
-    yield workspace
-    workspace.close()
-
-
-@pytest.fixture(scope="session")
-def cascade_plans(forked: Workspace) -> str:
+def cascade_plans(prepared: Workspace) -> str:
     """Name of plans with small 3d_fullres, 3d_lowres and 3d_cascade_fullres, the last two as nnU-Net's planner writes
     them for large images.
     """
-    name, file = "CascadePlans", forked.folder("preprocessed", NOISY, "nnUNetPlans.json")
+    name, file = "CascadePlans", prepared.folder("preprocessed", NOISY, "nnUNetPlans.json")
     plans = json.loads(file.read_text())
     tiny = plans["configurations"][CONFIGURATION]
     full = plans["configurations"]["3d_fullres"] | {"batch_size": 2, "architecture": tiny["architecture"]}
@@ -158,5 +137,5 @@ def cascade_plans(forked: Workspace) -> str:
         "3d_cascade_fullres": {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"},
     }
     file.with_name(f"{name}.json").write_text(json.dumps(plans))
-    forked.run("nnUNetv2_preprocess", "-d", 901, "-plans_name", name, "-c", "3d_lowres", "-np", 1)
+    prepared.run("nnUNetv2_preprocess", "-d", 901, "-plans_name", name, "-c", "3d_lowres", "-np", 1)
     return name

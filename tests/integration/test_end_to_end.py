@@ -52,6 +52,7 @@ def test_training_writes_a_stock_checkpoint_with_provenance(trained):
 
 def test_predicts_where_this_package_cannot_be_imported(trained, tmp_path):
     bare = {
+        "fresh": True,
         "PYTHONPATH": str(HERE / "without_package"),
         "nnUNet_extTrainer": None,
         "nnUNet_raw": None,
@@ -146,10 +147,10 @@ def test_every_trainer_is_found_by_name(prepared):
         "import sys; from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name as find\n"
         "for name in sys.argv[1:]: print('found', find(name).__name__)\n"
     )
-    done = prepared.run(Path(sys.executable).name, "-c", code, *names)
+    done = prepared.run(Path(sys.executable).name, "-c", code, *names, fresh=True)
     assert [line.split()[1] for line in done.stdout.splitlines() if line.startswith("found ")] == names
 
 
 def test_doctor_is_content(prepared):
-    done = prepared.run("metadcseg", "doctor")
+    done = prepared.run("metadcseg", "doctor", fresh=True)
     assert done.stdout.endswith("all is there\n")

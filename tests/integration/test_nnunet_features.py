@@ -57,15 +57,15 @@ class Models:
 
 
 @pytest.fixture(scope="session")
-def models(forked, cascade_plans) -> Models:
-    return Models(forked, cascade_plans)
+def models(prepared, cascade_plans) -> Models:
+    return Models(prepared, cascade_plans)
 
 
 @pytest.fixture(scope="session")
-def images(forked, tmp_path_factory) -> Path:
+def images(prepared, tmp_path_factory) -> Path:
     """A folder with one test image."""
     folder = tmp_path_factory.mktemp("images")
-    image = min(forked.folder("raw", "Dataset900_Phantom", "imagesTs").iterdir())
+    image = min(prepared.folder("raw", "Dataset900_Phantom", "imagesTs").iterdir())
     os.symlink(image, folder / image.name)
     return folder
 

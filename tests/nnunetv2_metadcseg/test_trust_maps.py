@@ -129,3 +129,15 @@ def test_cases_without_a_map_are_trusted_as_the_method_finds(nnunet):
 def test_without_maps_nothing_is_carried(nnunet):
     dataset, _ = nnunet
     assert steps(start(dataset, ShortStart), 2)[-1]["target"].shape[1] == 1
+
+
+def test_second_stage_of_a_cascade_says_that_it_cannot_carry_them(nnunet):
+    dataset, raw = nnunet
+    write_map(raw, "case_4", 0.5)
+    stages = dataset.plans["configurations"]
+    stages["low"] = dict(stages["tiny"])
+    stages["tiny"]["previous_stage"] = "low"
+    trainer = dataset.trainer(ShortStart)
+    trainer.initialize()
+    with pytest.raises(ValueError, match="but a cascade's second stage cannot carry them; train 3d_fullres"):
+        trainer.get_tr_and_val_datasets()
