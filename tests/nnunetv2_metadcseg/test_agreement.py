@@ -195,6 +195,13 @@ class TestSampling:
         weights, _ = self.believed(0.0, 1.0).sampling(least=0.05)
         torch.testing.assert_close(weights, torch.tensor([0.05, 1.0, 0.0]))
 
+    def test_errors_that_cancel_out_are_no_reason_for_doubt(self):
+        weights, share = self.believed(0.8, 0.2).sampling(least=0.05, bias=0.0)
+        torch.testing.assert_close(weights, torch.tensor([1.0, 1.0, 0.0]))
+        assert share == 1
+        weights, _ = self.believed(0.8, 0.2).sampling(least=0.05, bias=0.5)
+        torch.testing.assert_close(weights, torch.tensor([0.9, 0.6, 0.0]))
+
     def test_patches_add_up_and_momentum_keeps_the_past(self):
         cases = self.believed(momentum=0.75)
         cases.update_beliefs(torch.tensor([0, 0]), torch.tensor([10.0, 0.0]), torch.tensor([10, 10]))

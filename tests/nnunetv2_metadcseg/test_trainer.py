@@ -28,7 +28,7 @@ from tests.nnunetv2_metadcseg.tiny_dataset import TinyDataset
 
 
 class ShortStart(nnUNetTrainerMetaDCSeg):
-    """One step on trusted patches only, then batches of both kinds."""
+    """One step of the start, which lasts at least that long."""
 
     config = replace(nnUNetTrainerMetaDCSeg.config, start_fractions=(0.01, 0.01))
 
@@ -113,8 +113,7 @@ class TestSteps:
         trainer = start(make(**settings))
         before = [parameter.detach().clone() for parameter in trainer.network.parameters()]
         batches = steps(trainer, 4)
-        assert batches[0]["num_given"] == 0
-        assert all(batch["num_given"] == len(batch["keys"]) // 2 for batch in batches[1:])
+        assert all(batch["num_given"] == len(batch["keys"]) // 2 for batch in batches)
         assert any(not torch.equal(a, b) for a, b in zip(before, trainer.network.parameters(), strict=True))
         means = trainer.weighting.statistics.means()
         assert 0 < means["alpha"] < 1
@@ -180,14 +179,47 @@ class TestStart:
             config = replace(nnUNetTrainerMetaDCSeg.config, start_fractions=(0.1, 0.5), start_dice=0.99)
 
         trainer = start(make(), Bounds, epochs=1, iterations=10)
-        assert [batch["num_given"] > 0 for batch in steps(trainer, 7)] == [False] * 5 + [True] * 2
+        assert self.starting(trainer, 7) == [True] * 5 + [False] * 2
 
     def test_ends_early_once_the_trusted_patches_are_learned(self, make):
         class Learned(nnUNetTrainerMetaDCSeg):
             config = replace(nnUNetTrainerMetaDCSeg.config, start_fractions=(0.2, 0.9), start_dice=0.0)
 
         trainer = start(make(), Learned, epochs=1, iterations=10)
-        assert [batch["num_given"] > 0 for batch in steps(trainer, 4)] == [False] * 2 + [True] * 2
+        assert self.starting(trainer, 4) == [True] * 2 + [False] * 2
+
+    def test_predictions_learn_from_trusted_patches_only_and_features_from_all(self, make):
+        trainer = start(make())
+        batch = next(trainer.dataloader_train)
+        data, (label, valid) = trainer.to_device(batch["data"]), trainer.encoder(batch["target"])
+        target, weight = trainer.training_targets(batch, data, trainer.forward(data), label, valid)
+        assert torch.equal(target, label)
+        assert (weight[:2] == 0).all()
+        assert torch.equal(weight[2:], valid[2:])
+        loss = trainer.further_loss()
+        loss.backward()
+        assert trainer.given_head.layer.weight.grad.abs().sum() > 0
+        encoder = next(trainer.network.encoder.parameters())
+        assert encoder.grad.abs().sum() > 0
+        assert trainer.network.decoder.seg_layers[-1].weight.grad is None
+        assert trainer.further_loss() == 0.0  # handed out once
+
+    def test_without_the_second_last_layer_it_sees_trusted_patches_only(self, make):
+        class WithoutHead(ShortStart):
+            config = replace(ShortStart.config, given_head=0.0)
+
+        trainer = start(make(), WithoutHead)
+        assert [batch["num_given"] for batch in steps(trainer, 3)] == [0, 2, 2]
+        assert trainer.weighting.bias == 1.0
+
+    @staticmethod
+    def starting(trainer, count: int) -> list[bool]:
+        """Whether each of the next steps belongs to the start."""
+        found = []
+        for _ in range(count):
+            found.append(trainer.starting)
+            steps(trainer, 1)
+        return found
 
 
 class TestSampling:
@@ -196,6 +228,7 @@ class TestSampling:
             config = replace(ShortStart.config, sampling_interval=1)
 
         trainer = start(make(), EveryStep)
+        trainer.label_bias = lambda: 1.0
         trainer.weighting.agreement.beliefs[2:5] = torch.tensor([0.9, 0.1, 0.01])
         steps(trainer, 1)
         weights, share = trainer.train_loader.given_sampling
@@ -345,6 +378,8 @@ def everything(trainer) -> dict[str, torch.Tensor]:
     parts = {f"student.{k}": v for k, v in trainer.network.state_dict().items()}
     parts |= {f"teacher.{k}": v for k, v in trainer.teacher.module.state_dict().items()}
     parts |= {f"meta.{k}": v for k, v in weighting.meta.network.state_dict().items()}
+    parts |= {f"given.{k}": v for k, v in trainer.given_head.layer.state_dict().items()}
+    parts |= {"bias": trainer.label_bias.counts, "odds": weighting.mean_odds}
     parts |= {"centers": weighting.centers.centers, "rates": weighting.agreement.rates()}
     if weighting.direction.direction is not None:
         parts["direction"] = weighting.direction.direction
@@ -470,7 +505,7 @@ class TestWholeRun:
         with open(trainer.log_file) as log:
             lines = [line for line in log if "MetaDCSeg: disagreeing voxels" in line]
         assert len(lines) == 3
-        for part in ("alpha there", "beta there", "boundary share", "Dice on trusted patches"):
+        for part in ("alpha there", "beta there", "boundary share", "Dice on trusted patches", "one-sidedness"):
             assert part in lines[-1]
         assert "nan" not in lines[-1]
         assert "2 trusted cases in this fold: case_0, case_1" in open(trainer.log_file).read()

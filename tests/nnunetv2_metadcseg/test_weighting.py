@@ -163,12 +163,28 @@ class TestSettings:
         assert all(torch.equal(before[name], after[name]) for name in before)
 
     def test_without_agreement_prior_both_are_believed_alike(self):
-        weighting, batch = new(influence="none", agreement_prior=False), Batch(0)
+        weighting, batch = new(influence="none", agreement_prior=False, soft_pseudo_labels=True), Batch(0)
         alpha, target, _ = step(weighting, batch)
         differs = disagreement(batch.label[:2], batch.teacher[:2], batch.valid[:2], False).differs
         assert (alpha[differs] == 0.5).all()
         where = differs.expand_as(target)
         torch.testing.assert_close(target[where], (0.5 * (batch.label[:2] + batch.teacher[:2]))[where])
+
+    @pytest.mark.parametrize("regions", [False, True])
+    def test_teachers_odds_move_the_prior_unless_errors_are_one_sided(self, regions):
+        batch = Batch(0, regions)
+        plain, one_sided, two_sided = (new(regions, influence="none", voxel_prior=v) for v in (0.0, 1.0, 1.0))
+        two_sided.bias = 0.0
+        flat, same, moved = (step(weighting, batch)[0] for weighting in (plain, one_sided, two_sided))
+        assert torch.equal(flat, same)
+        differs = flat < 1
+        change = torch.logit(moved[differs]) - torch.logit(flat[differs])
+        assert change.mean().abs() < 1e-3  # a case is believed as before, on average
+        odds = batch.teacher[:2] * batch.label[:2]
+        odds = (odds + (1 - batch.teacher[:2]) * (1 - batch.label[:2]) if regions else odds.sum(1, keepdim=True))[
+            differs
+        ]
+        assert torch.corrcoef(torch.stack([change, odds]))[0, 1] > 0.7
 
     def test_without_context_the_case_is_hidden(self):
         weighting = new(context=False, agreement_prior=False)
@@ -238,7 +254,7 @@ class TestTrust:
         alpha, target, weight = step(new(), batch, trust=torch.zeros(2, 1, 6, 6, 6))
         assert (weight[alpha == 1] == 0).all()
         where = (alpha < 1).expand_as(target)
-        torch.testing.assert_close(target[where], batch.teacher[:2][where])
+        torch.testing.assert_close(target[where], hard_labels(batch.teacher[:2], False)[where])
 
 
 class TestState:

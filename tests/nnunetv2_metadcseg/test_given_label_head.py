@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from nnunetv2_metadcseg.collective import Collective
+from nnunetv2_metadcseg.given_label_head import GivenLabelHead, LabelBias
+from tests.nnunetv2_metadcseg.ranks import run_ranks
+
+FEATURES, HEADS = 4, 3
+
+
+def head(**settings) -> GivenLabelHead:
+    torch.manual_seed(0)
+    return GivenLabelHead(FEATURES, HEADS, 3, **settings)
+
+
+def features(seed: int = 0, count: int = 2) -> torch.Tensor:
+    return torch.randn(count, FEATURES, 3, 4, 5, generator=torch.Generator().manual_seed(seed))
+
+
+def backward(layer: GivenLabelHead, inputs: torch.Tensor, factor: float = 1.0) -> None:
+    (factor * layer(inputs).square().mean()).backward()
+
+
+class TestHead:
+    @pytest.mark.parametrize("dim", [2, 3])
+    def test_logits_per_voxel(self, dim):
+        layer = GivenLabelHead(FEATURES, HEADS, dim)
+        assert layer(torch.zeros(2, FEATURES, *[5] * dim)).shape == (2, HEADS, *[5] * dim)
+
+    def test_learns(self):
+        layer = head()
+        losses = []
+        for _ in range(30):
+            losses.append(layer(features()).square().mean().item())
+            backward(layer, features())
+            layer.step()
+        assert losses[-1] < 0.7 * losses[0]
+
+    def test_scale_of_the_gradient_scaler_makes_no_difference(self):
+        plain, scaled = head(), head()
+        for layer, scale in ((plain, 1.0), (scaled, 1024.0)):
+            backward(layer, features(), scale)
+            layer.step(scale=scale)
+        torch.testing.assert_close(plain.layer.weight, scaled.layer.weight)
+
+    def test_gradients_that_overflowed_do_nothing(self):
+        layer = head()
+        before = layer.layer.weight.clone()
+        backward(layer, features(), float("inf"))
+        layer.step()
+        assert torch.equal(before, layer.layer.weight)
+
+    def test_without_a_backward_pass_or_rate_nothing_moves(self):
+        layer = head()
+        before = layer.layer.weight.clone()
+        layer.step()
+        backward(layer, features())
+        layer.step(rate=0.0)
+        assert torch.equal(before, layer.layer.weight)
+
+    def test_state_goes_on(self):
+        layer, other = head(), head()
+        for _ in range(2):
+            backward(layer, features())
+            layer.step()
+        other.load_state_dict(copy.deepcopy(layer.state_dict()))
+        for one in (layer, other):
+            backward(one, features(1))
+            one.step()
+        assert torch.equal(layer.layer.weight, other.layer.weight)
+
+    def test_two_ranks_step_as_one_process_with_the_joint_batch(self, tmp_path):
+        joint = head()
+        backward(joint, features(count=4))
+        joint.step()
+        for weight in run_ranks(step_on_half, tmp_path):
+            torch.testing.assert_close(weight, joint.layer.weight, rtol=1e-5, atol=1e-6)
+
+
+def step_on_half(rank: int) -> torch.Tensor:
+    torch.manual_seed(0 if rank == 0 else 9)  # the first rank's initial weights count
+    layer = GivenLabelHead(FEATURES, HEADS, 3, collective=Collective())
+    backward(layer, features(count=4)[2 * rank : 2 * rank + 2])
+    layer.step()
+    return layer.layer.weight.detach()
+
+
+def maps(extra: int = 0, missing: int = 0, classes: int = 1):
+    """Decision, label and mask of one patch with so many voxels too much and too little, per class."""
+    label = torch.zeros(1, classes, 4, 10)
+    label[:, :, :2] = 1
+    decision = label.clone()
+    decision[:, :, 2, :extra] = 1
+    decision[:, :, 0, :missing] = 0
+    return decision, label, torch.ones(1, 1, 4, 10)
+
+
+class TestBias:
+    @pytest.mark.parametrize(("extra", "missing", "expected"), [(4, 4, 0.0), (6, 0, 1.0), (0, 6, 1.0), (6, 2, 0.5)])
+    def test_share_that_does_not_cancel(self, extra, missing, expected):
+        bias = LabelBias()
+        bias.update(*maps(extra, missing))
+        assert bias() == pytest.approx(expected)
+
+    def test_classes_do_not_cancel_each_other(self):
+        bias = LabelBias()
+        large, small = maps(extra=5), maps(missing=5)
+        bias.update(*(torch.cat(pair, 1) for pair in zip(large[:2], small[:2], strict=True)), large[2])
+        assert bias() == pytest.approx(1.0)
+
+    def test_unknown_counts_as_one_sided(self):
+        assert LabelBias()() == 1.0
+
+    def test_no_error_at_all(self):
+        bias = LabelBias()
+        bias.update(*maps())
+        assert bias() == 0.0
+
+    def test_ignored_voxels_do_not_count(self):
+        bias = LabelBias()
+        decision, label, valid = maps(extra=6, missing=6)
+        valid[:, :, 0] = 0
+        bias.update(decision, label, valid)
+        assert bias() == pytest.approx(1.0)
+
+    def test_forgets(self):
+        bias = LabelBias(momentum=0.5)
+        bias.update(*maps(extra=8))
+        for _ in range(20):
+            bias.update(*maps(missing=8))
+        assert bias() > 0.99
+        assert bias.counts[0, 0] < 1e-3
