@@ -113,27 +113,20 @@ class CaseAgreement:
         keep = torch.where(self.beliefs < 0, 0.0, self.momentum)
         self.beliefs = torch.where(totals[:, 1] > 0, keep * self.beliefs + (1 - keep) * mean, self.beliefs)
 
-    def sampling(self, least: float, bias: float = 1.0) -> tuple[Tensor, Tensor]:
-        """How often to draw the given-label cases, and how many of them.
+    def case_weights(self, least: float, bias: Tensor) -> Tensor:
+        """How much the given-label patches of every case count: (num_cases,); 1 for trusted cases.
 
-        A case is drawn in proportion to the belief in its label, and given-label patches as a whole in proportion to
-        the belief expected of a patch so drawn: where no label is believed, training falls back to the trusted cases,
-        where all are, to plain mixed batches. Errors that cancel out do no harm, so doubt counts in proportion to how
-        one-sided they are.
+        1 - bias (1 - belief), belief being the mean alpha of the case: errors that cancel out do no harm, so doubt
+        counts in proportion to how one-sided they are. Where all labels are wrong in the same way, what predicts learns
+        from the trusted patches almost alone; where errors cancel, from all patches.
 
         Args:
-            least: smallest weight, so that a case can win its belief back.
-            bias: how one-sided the errors of the given labels are, 0 to 1 (given_label_head.LabelBias).
-
-        Returns:
-            weights (num_cases,), zero for trusted cases, and the share (scalar) in (0, 1].
+            least: smallest weight. bias: scalar in [0, 1] (given_label_head.LabelBias).
         """
         known = (self.beliefs >= 0) & ~self.trusted
-        mean = (self.beliefs * known).sum() / known.sum().clamp_min(1)
-        mean = torch.where(known.any(), mean, 1.0)
-        weights = 1 - bias * (1 - torch.where(known, self.beliefs, mean))
-        weights = weights.clamp(least, 1.0) * ~self.trusted
-        return weights, weights.square().sum() / weights.sum().clamp_min(1e-6)
+        mean = torch.where(known.any(), (self.beliefs * known).sum() / known.sum().clamp_min(1), 1.0)
+        doubt = 1 - torch.where(known, self.beliefs, mean)
+        return torch.where(self.trusted, 1.0, (1 - bias * doubt).clamp(least, 1.0))
 
     def update(self, cases: Tensor, counts: Tensor, sizes: Tensor) -> None:
         """Fold in patches: cases (B,) int64, counts (B, D), sizes (B,). Patches without structure teach nothing.

@@ -53,11 +53,10 @@ class MetaDCSegConfig:
     agreement_prior: bool = True
     # How far the teacher's own log odds of the given label at a voxel move the prior; 0: all voxels of a case alike.
     voxel_prior: float = 1.0
-    # Draw given-label cases as often as their labels are believed (agreement.CaseAgreement.sampling), renewed every k
-    # iterations; the least weight lets a case win its belief back.
-    case_sampling: bool = True
-    sampling_interval: int = 25
-    least_sampling_weight: float = 0.05
+    # Weigh given-label patches by the belief in their case where label errors are one-sided
+    # (agreement.CaseAgreement.case_weights), but no less than this.
+    case_weighting: bool = True
+    least_case_weight: float = 0.05
     case_momentum: float = 0.7
     best_share: float = 0.2
     max_optimism: float = 1.5

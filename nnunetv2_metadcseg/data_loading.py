@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import multiprocessing
 from collections.abc import Sequence
 
@@ -32,9 +31,8 @@ class StratifiedDataLoader(nnUNetDataLoader):
 
     Args:
         given: identifiers of the cases with doubtful labels. trusted: identifiers of the trusted cases, or none yet.
-        num_trusted: trusted patches per batch, at least; all of them while `trusted_only` is set. A batch of one
+        num_trusted: trusted patches per batch; all of them while `trusted_only` is set. A batch of one
             alternates at random between the two kinds.
-        least_given: given-label patches per batch, at least (1 with DDP: the ranks' reductions need both kinds).
     """
 
     def __init__(
@@ -43,17 +41,13 @@ class StratifiedDataLoader(nnUNetDataLoader):
         given: Sequence[str],
         trusted: Sequence[str],
         num_trusted: int,
-        least_given: int = 0,
         **kwargs,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.least_given = least_given
         self.num_trusted = num_trusted
         self.cases = [*given, *trusted]
         # Shared with worker processes, which load batches while the training process changes its mind.
         self._trusted_only = multiprocessing.Value("b", 0, lock=False)
-        self._given_share = multiprocessing.Value("d", 1.0, lock=False)
-        self._weights = multiprocessing.Array("d", [1.0] * len(self.cases), lock=False)
         self._is_trusted = multiprocessing.Array("b", [0] * len(given) + [1] * len(trusted), lock=False)
         self._undivided = multiprocessing.Value("b", not trusted, lock=False)
         if self.get_do_oversample == self._oversample_last_XX_percent:
@@ -72,7 +66,7 @@ class StratifiedDataLoader(nnUNetDataLoader):
         return [case for case, trusted in zip(self.cases, self._is_trusted, strict=True) if trusted]
 
     def set_trusted(self, trusted: Sequence[str]) -> None:
-        """Declare the trusted cases of a loader that was made without any; the sampling of the others starts anew.
+        """Declare the trusted cases of a loader that was made without any.
 
         Raises:
             ValueError: there are trusted cases already; or unknown cases, none, or nothing but trusted cases.
@@ -86,8 +80,6 @@ class StratifiedDataLoader(nnUNetDataLoader):
                 f"one and fewer than the {len(self.cases)} cases of this loader."
             )
         self._is_trusted[:] = [case in chosen for case in self.cases]
-        self._weights[:] = [1.0] * len(self.cases)
-        self._given_share.value = 1.0
         self._undivided.value = 0  # last: a worker looks at the others only after this
 
     @property
@@ -99,31 +91,11 @@ class StratifiedDataLoader(nnUNetDataLoader):
     def trusted_only(self, value: bool) -> None:
         self._trusted_only.value = int(value)
 
-    def set_given_sampling(self, weights: Sequence[float], share: float) -> None:
-        """Draw the given-label cases in proportion to `weights`, and `share` (0 to 1) of the planned number of them.
-
-        Raises:
-            ValueError: another number of weights than of given-label cases.
-        """
-        given = self.given
-        if len(weights) != len(given):
-            raise ValueError(f"Got {len(weights)} sampling weights for {len(given)} given-label cases.")
-        new = dict(zip(given, weights, strict=True))
-        self._weights[:] = [new.get(case, 1.0) for case in self.cases]
-        self._given_share.value = share
-
-    @property
-    def given_sampling(self) -> tuple[list[float], float]:
-        """Weights and share as set."""
-        weights = [w for w, trusted in zip(self._weights, self._is_trusted, strict=True) if not trusted]
-        return weights, self._given_share.value
-
     def _num_given(self) -> int:
-        """Given-label patches of the next batch; a fraction is settled at random, so that the mean is right."""
+        """Given-label patches of the next batch; one of either kind, at random, in a batch of one."""
         if self.trusted_only:
             return 0
-        planned = 0.5 if self.batch_size == 1 else self.batch_size - self.num_trusted
-        return max(self.least_given, math.floor(planned * self._given_share.value + np.random.uniform()))
+        return int(np.random.uniform() < 0.5) if self.batch_size == 1 else self.batch_size - self.num_trusted
 
     def get_indices(self) -> list[str]:
         """Case identifiers of the next batch, drawn with replacement."""
@@ -132,8 +104,7 @@ class StratifiedDataLoader(nnUNetDataLoader):
         if self._batch_is_undivided:
             return list(np.random.choice(self.cases, self.batch_size))
         num_given = self._num_given()
-        weights = np.array(self.given_sampling[0])
-        given = list(np.random.choice(self.given, num_given, p=weights / weights.sum())) if num_given else []
+        given = list(np.random.choice(self.given, num_given)) if num_given else []
         return given + list(np.random.choice(self.trusted, self.batch_size - num_given))
 
     def generate_train_batch(self) -> dict:

@@ -98,13 +98,12 @@ class LabelBias:
         old = torch.zeros_like(counts) if self.counts is None else self.counts
         self.counts = self.momentum * old + (1 - self.momentum) * counts
 
-    def __call__(self) -> float:
-        """|too much - too little| / (too much + too little), both summed over classes.
+    def __call__(self) -> Tensor:
+        """|too much - too little| / (too much + too little), both summed over classes: a scalar.
 
         0 where errors cancel, 1 where all go one way, and 1 before the first update: nothing is known to cancel.
-        Synchronises with the device.
         """
         if self.counts is None:
-            return 1.0
+            return torch.ones(())
         extra, missing = self.counts.unbind(1)
-        return float((extra - missing).abs().sum() / (extra + missing).sum().clamp_min(1e-6))
+        return (extra - missing).abs().sum() / (extra + missing).sum().clamp_min(1e-6)

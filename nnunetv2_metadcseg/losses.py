@@ -56,7 +56,8 @@ def weighted_soft_dice(
 ) -> Tensor:
     """Soft Dice of soft targets under voxel weights, averaged over heads (background left out unless `regions`).
 
-    Dice = (2 sum w p t + smooth) / (sum w p + sum w t + smooth), as in nnU-Net's MemoryEfficientSoftDiceLoss.
+    Dice = (2 sum w p t + smooth) / (sum w p + sum w t + smooth), as in nnU-Net's MemoryEfficientSoftDiceLoss. Without
+    batch_dice a patch counts as much as the mean of its positive weights, which the ratio itself does not feel.
 
     Args:
         logits, target, weight: as in `weighted_cross_entropy`.
@@ -78,7 +79,11 @@ def weighted_soft_dice(
         if gather is not None:
             overlap, predicted, expected = gather(overlap), gather(predicted), gather(expected)
         overlap, predicted, expected = overlap.sum(0), predicted.sum(0), expected.sum(0)
-    return ((2 * overlap + smooth) / (predicted + expected + smooth).clamp_min(1e-8)).mean()
+    dice = (2 * overlap + smooth) / (predicted + expected + smooth).clamp_min(1e-8)
+    if batch_dice:
+        return dice.mean()
+    share = weight.flatten(1).sum(1) / (weight > 0).flatten(1).sum(1).clamp_min(1)
+    return (dice.mean(1) * share).sum() / share.sum().clamp_min(1e-6)
 
 
 def pool_target(target: Tensor, weight: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:

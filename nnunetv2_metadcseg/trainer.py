@@ -113,7 +113,6 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         self.weighting = self.weighting_class(self.config, self.label_manager.has_regions, trusted, self.collective)
         if self._weighting_state is not None:
             self._restore_weighting(self._weighting_state)
-            loader.set_given_sampling(*self._weighting_state["sampling"])
         loader.trusted_only = self._needs_trusted_only
         self.train_loader = loader
         return loader
@@ -145,18 +144,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         self.teacher.update(unwrap(self.network))
         self.training_step += 1
         self.train_loader.trusted_only = self._needs_trusted_only
-        if self.training_step % self.config.sampling_interval == 0:
-            self.weighting.bias = self.label_bias()
-            if self.config.case_sampling:
-                self._renew_sampling()
         return result
-
-    def _renew_sampling(self) -> None:
-        weights, share = self.weighting.agreement.sampling(self.config.least_sampling_weight, self.weighting.bias)
-        weights = weights.tolist()
-        self.train_loader.set_given_sampling(
-            [weights[self.case_index[case]] for case in self.train_loader.given], float(share)
-        )
 
     def training_targets(self, batch: dict, data: Tensor, outputs, label: Tensor, valid: Tensor):
         """Labels as they are on trusted patches, mixed targets and weights on given-label patches."""
@@ -191,7 +179,13 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             learn,
         )
         target, weight = self.weighting.mixed_target(
-            alpha, features[given], teacher[given], label[given], valid[given], self._user_trust(batch, given)
+            alpha,
+            features[given],
+            teacher[given],
+            label[given],
+            valid[given],
+            cases[given],
+            self._user_trust(batch, given),
         )
         rest = valid[num_given:].expand(-1, weight.shape[1], *valid.shape[2:])
         return torch.cat([target, label[num_given:]]), torch.cat([weight, rest])
@@ -210,6 +204,8 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         decision = hard_labels(self.probabilities(first_output(logits)[num_given:]), regions)
         first = 0 if regions else 1
         self.label_bias.update(decision[:, first:], label[num_given:, first:], valid[num_given:])
+        self.weighting.bias = self.label_bias()
+        self.weighting.statistics.add(label_bias=self.weighting.bias)
 
     def further_loss(self) -> Tensor | float:
         loss, self._given_loss = self._given_loss, 0.0
@@ -288,8 +284,6 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         super().on_train_epoch_end(train_outputs)
         means = self.weighting.statistics.means()
         self.epoch_trusted_dice = means.get("trusted_dice", math.nan)
-        means["label_bias"] = self.weighting.bias
-        means["given_share"] = self.train_loader.given_sampling[1]
         self.print_to_log_file(describe_epoch(means, self.phase))
         # nnU-Net's local logger knows fixed keys only; the others (Weights & Biases) take ours.
         for logger in self.logger.loggers:
@@ -343,7 +337,6 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             "given_head": None if self.given_head is None else self.given_head.state_dict(),
             "label_bias": self.label_bias.counts,
             "cases": list(self.case_index),
-            "sampling": self.train_loader.given_sampling,
             "weighting": self.weighting.state_dict(),
         }
 
@@ -380,5 +373,5 @@ def describe_epoch(means: dict[str, float], phase: str) -> str:
         f"MetaDCSeg: disagreeing voxels {show('disagreeing')}, alpha there {show('alpha')}, beta there {show('beta')}, "
         f"boundary share {show('boundary')}, Dice on trusted patches {show('trusted_dice')}, "
         f"one-sidedness of label errors {show('label_bias')}, "
-        f"given-label patches {show('given_share')} of the planned number ({phase})"
+        f"weight of given-label patches {show('case_weight')} ({phase})"
     )

@@ -113,7 +113,6 @@ class TrustedBatchTrainer(nnUNetTrainer):
             transforms=transforms,
             given=[case for case in dataset.identifiers if case not in trusted],
             trusted=trusted,
-            least_given=int(self.is_ddp and self.batch_size > 1),
             num_trusted=trusted_patches_per_batch(self.batch_size, self.config.trusted_fraction),
         )
 

@@ -56,7 +56,7 @@ class LabelWeighting:
             collective=self.collective,
         )
         self.mean_odds: Tensor | None = None  # of the given label by the teacher, where they disagree
-        self.bias = 1.0  # how one-sided the errors of the given labels are, set by the caller
+        self.bias = torch.ones((), device=trusted.device)  # one-sidedness of label errors, set by the caller
         self.statistics = EpochStatistics()
 
     # ---- what is learned from every batch -----------------------------------------------------------------------
@@ -159,12 +159,19 @@ class LabelWeighting:
 
     @torch.no_grad()
     def mixed_target(
-        self, alpha: Tensor, features: Tensor, teacher: Tensor, label: Tensor, valid: Tensor, trust: Tensor | None
+        self,
+        alpha: Tensor,
+        features: Tensor,
+        teacher: Tensor,
+        label: Tensor,
+        valid: Tensor,
+        cases: Tensor,
+        trust: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """Soft target (B, K, *S) and weight (B, 1 or K, *S) of given-label patches.
 
         Args:
-            alpha: (B, H, *S); features, teacher, label, valid as in `alpha`.
+            alpha: (B, H, *S); features, teacher, label, valid, cases as in `alpha`.
             trust: the user's own trust in the given label, (B, 1, *S) in [0, 1], or None. It multiplies alpha; what
                 is lost there is weight lost, not given to the teacher.
         """
@@ -177,6 +184,10 @@ class LabelWeighting:
         weight = valid * total
         if self.config.dcd_strength > 0:
             weight = weight * self.centers.gamma(features, valid)
+        if self.config.case_weighting:
+            belief = self.agreement.case_weights(self.config.least_case_weight, self.bias)[cases]
+            self.statistics.add(case_weight=belief.mean())
+            weight = weight * belief.view(-1, *[1] * (weight.ndim - 1))
         return target, weight
 
     # ---- state --------------------------------------------------------------------------------------------------

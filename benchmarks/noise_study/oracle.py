@@ -30,7 +30,7 @@ class OracleWeighting(LabelWeighting):
     def alpha(self, features, student, teacher, label, valid, found, cases, gain=None, learn=None) -> Tensor:
         return self.right[: len(label)]
 
-    def mixed_target(self, alpha, features, teacher, label, valid, trust) -> tuple[Tensor, Tensor]:
+    def mixed_target(self, alpha, features, teacher, label, valid, cases, trust) -> tuple[Tensor, Tensor]:
         if not self.replace_wrong:
             return label, valid * alpha
         pseudo = teacher if self.config.soft_pseudo_labels else hard_labels(teacher, self.regions)

@@ -161,7 +161,7 @@ class TestCases:
         assert torch.equal(cases.rates(), other.rates())
 
 
-class TestSampling:
+class TestCaseWeights:
     """Cases 0 and 1 have doubtful labels, case 2 is trusted."""
 
     @staticmethod
@@ -172,35 +172,25 @@ class TestSampling:
                 result.update_beliefs(torch.tensor([case]), torch.tensor([100 * alpha]), torch.tensor([100]))
         return result
 
+    @staticmethod
+    def weights(cases: CaseAgreement, bias: float = 1.0) -> list[float]:
+        return cases.case_weights(least=0.05, bias=torch.tensor(bias)).tolist()
+
     def test_weights_are_the_mean_alpha_where_label_and_teacher_disagree(self):
-        weights, _ = self.believed(0.8, 0.2).sampling(least=0.05)
-        torch.testing.assert_close(weights, torch.tensor([0.8, 0.2, 0.0]))
+        assert self.weights(self.believed(0.8, 0.2)) == pytest.approx([0.8, 0.2, 1.0])
 
-    def test_share_is_the_belief_expected_of_a_drawn_patch(self):
-        _, share = self.believed(0.8, 0.2).sampling(least=0.05)
-        assert share.item() == pytest.approx((0.8**2 + 0.2**2) / (0.8 + 0.2))
-        _, share = self.believed(1.0, 1.0).sampling(least=0.05)
-        assert share.item() == pytest.approx(1.0)
+    def test_all_count_alike_while_nothing_is_known(self):
+        assert self.weights(self.believed()) == [1, 1, 1]
 
-    def test_all_are_drawn_alike_while_nothing_is_known(self):
-        weights, share = self.believed().sampling(least=0.05)
-        assert weights.tolist() == [1, 1, 0]
-        assert share == 1
-
-    def test_unknown_cases_are_drawn_like_the_mean_of_the_known(self):
-        weights, _ = self.believed(0.4).sampling(least=0.05)
-        torch.testing.assert_close(weights, torch.tensor([0.4, 0.4, 0.0]))
+    def test_unknown_cases_count_like_the_mean_of_the_known(self):
+        assert self.weights(self.believed(0.4)) == pytest.approx([0.4, 0.4, 1.0])
 
     def test_least_weight(self):
-        weights, _ = self.believed(0.0, 1.0).sampling(least=0.05)
-        torch.testing.assert_close(weights, torch.tensor([0.05, 1.0, 0.0]))
+        assert self.weights(self.believed(0.0, 1.0)) == pytest.approx([0.05, 1.0, 1.0])
 
     def test_errors_that_cancel_out_are_no_reason_for_doubt(self):
-        weights, share = self.believed(0.8, 0.2).sampling(least=0.05, bias=0.0)
-        torch.testing.assert_close(weights, torch.tensor([1.0, 1.0, 0.0]))
-        assert share == 1
-        weights, _ = self.believed(0.8, 0.2).sampling(least=0.05, bias=0.5)
-        torch.testing.assert_close(weights, torch.tensor([0.9, 0.6, 0.0]))
+        assert self.weights(self.believed(0.8, 0.2), bias=0.0) == [1, 1, 1]
+        assert self.weights(self.believed(0.8, 0.2), bias=0.5) == pytest.approx([0.9, 0.6, 1.0])
 
     def test_patches_add_up_and_momentum_keeps_the_past(self):
         cases = self.believed(momentum=0.75)
@@ -218,4 +208,4 @@ class TestSampling:
     def test_state_round_trip(self):
         cases, other = self.believed(0.4, 0.9), self.believed()
         other.load_state_dict(cases.state_dict())
-        assert torch.equal(cases.sampling(0.05)[0], other.sampling(0.05)[0])
+        assert self.weights(cases) == self.weights(other)

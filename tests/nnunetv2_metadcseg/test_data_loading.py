@@ -75,40 +75,6 @@ class TestBatches:
         assert 8 < sum(counts) < 32
 
 
-class TestGivenSampling:
-    def test_cases_are_drawn_in_proportion_to_their_weights(self):
-        it = loader()
-        it.set_given_sampling([1.0, 0.0, 3.0], 1.0)
-        drawn = [key for _ in range(400) for key in it.get_indices()[:2]]
-        assert drawn.count("g1") == 0
-        assert drawn.count("g2") / drawn.count("g0") == pytest.approx(3, rel=0.3)
-
-    @pytest.mark.parametrize(("share", "expected"), [(1.0, 2.0), (0.75, 1.5), (0.1, 0.2)])
-    def test_share_of_the_planned_number(self, share, expected):
-        it = loader()
-        it.set_given_sampling([1.0] * 3, share)
-        counts = [sum(key in GIVEN for key in it.get_indices()) for _ in range(400)]
-        assert np.mean(counts) == pytest.approx(expected, abs=0.1)
-        assert max(counts) <= 2  # never more than planned
-
-    def test_least_given(self):
-        it = loader(least_given=1)
-        it.set_given_sampling([1.0] * 3, 0.01)
-        assert all(sum(key in GIVEN for key in it.get_indices()) >= 1 for _ in range(50))
-        it.trusted_only = True
-        assert not set(it.get_indices()) & set(GIVEN)
-
-    def test_what_was_set_can_be_read(self):
-        it = loader()
-        assert it.given_sampling == ([1.0] * 3, 1.0)
-        it.set_given_sampling([0.5, 0.25, 1.0], 0.5)
-        assert it.given_sampling == ([0.5, 0.25, 1.0], 0.5)
-
-    def test_wrong_number_of_weights(self):
-        with pytest.raises(ValueError, match="Got 2 sampling weights for 3 given-label cases"):
-            loader().set_given_sampling([1.0, 1.0], 1.0)
-
-
 class TestTrustedOnly:
     def test_switch(self):
         it = loader()
@@ -176,22 +142,14 @@ class TestTrustedLater:
 
     def test_then_as_if_made_with_them(self):
         it, other = self.make(), loader()
-        it.set_given_sampling([0.1, 0.2, 0.3, 0.4, 0.5], 0.5)
         it.set_trusted(TRUSTED)
-        assert (it.given, it.trusted, it.given_sampling) == (GIVEN, TRUSTED, ([1.0] * 3, 1.0))
+        assert (it.given, it.trusted) == (GIVEN, TRUSTED)
         np.random.seed(1)
         mine = [it.get_indices() for _ in range(5)]
         np.random.seed(1)
         assert mine == [other.get_indices() for _ in range(5)]
         batch = next(it)
         assert batch["undivided"] is False and batch["num_given"] == 2
-
-    def test_sampling_of_the_rest(self):
-        it = self.make()
-        it.set_trusted(["g1", "t0"])
-        it.set_given_sampling([0.0, 0.0, 1.0], 1.0)
-        assert it.given_sampling == ([0.0, 0.0, 1.0], 1.0)
-        assert {key for _ in range(20) for key in it.get_indices()[:2]} == {"t1"}
 
     @pytest.mark.parametrize("cases", [[], ["t0", "x"], GIVEN + TRUSTED])
     def test_what_cannot_be_trusted(self, cases):

@@ -141,6 +141,15 @@ class TestWeights:
         target = torch.nn.functional.one_hot(torch.randint(0, 3, (2, 4, 4)), 3).movedim(-1, 1).float()
         torch.testing.assert_close(weighted_soft_dice(100 * target, target, torch.ones(2, 1, 4, 4)), torch.tensor(1.0))
 
+    def test_a_patch_counts_as_much_as_its_weight(self):
+        logits, target, weight = soft_case(3, 3, False)
+        parts = [weighted_soft_dice(*(t[i : i + 1] for t in (logits, target, weight))) for i in range(len(logits))]
+        scale = torch.linspace(0, 1, len(logits)).view(-1, 1, 1, 1, 1)
+        dice = weighted_soft_dice(logits, target, scale * weight)
+        share = (scale * weight.flatten(1).mean(1).view_as(scale)).flatten()
+        expected = sum(p * s for p, s in zip(parts, share, strict=True)) / share.sum()
+        torch.testing.assert_close(dice, expected, rtol=1e-4, atol=1e-4)
+
     def test_gather_is_used_only_with_batch_dice(self):
         logits, target, weight = soft_case(3, 3, False)
         calls = []

@@ -222,28 +222,6 @@ class TestStart:
         return found
 
 
-class TestSampling:
-    def test_given_cases_are_drawn_as_often_as_they_are_believed(self, make):
-        class EveryStep(ShortStart):
-            config = replace(ShortStart.config, sampling_interval=1)
-
-        trainer = start(make(), EveryStep)
-        trainer.label_bias = lambda: 1.0
-        trainer.weighting.agreement.beliefs[2:5] = torch.tensor([0.9, 0.1, 0.01])
-        steps(trainer, 1)
-        weights, share = trainer.train_loader.given_sampling
-        assert weights == pytest.approx([0.9, 0.1, EveryStep.config.least_sampling_weight])
-        assert 0 < share < 1
-
-    def test_off(self, make):
-        class Off(ShortStart):
-            config = replace(ShortStart.config, sampling_interval=1, case_sampling=False)
-
-        trainer = start(make(), Off)
-        steps(trainer, 3)
-        assert trainer.train_loader.given_sampling == ([1.0] * 3, 1.0)
-
-
 class TestCompiled:
     @pytest.mark.parametrize("trainer_class", [ShortStart, ShortStartNetwork])
     def test_whole_steps_through_torch_compile(self, make, monkeypatch, trainer_class):

@@ -77,8 +77,8 @@ def step(weighting: LabelWeighting, batch: Batch, learn: float | None = 1.0, tru
         batch.features[rest], batch.logits[rest], lambda z: loss.single(z, batch.label[rest], batch.valid[rest])
     )
     alpha = believe(weighting, batch, learn=learn)
-    features, teacher, label, valid = (t[:count] for t in (batch.features, batch.teacher, batch.label, batch.valid))
-    return alpha, *weighting.mixed_target(alpha, features, teacher, label, valid, trust)
+    tensors = (batch.features, batch.teacher, batch.label, batch.valid, batch.cases)
+    return alpha, *weighting.mixed_target(alpha, *(t[:count] for t in tensors), trust)
 
 
 def state(weighting: LabelWeighting) -> dict[str, torch.Tensor]:
@@ -121,7 +121,7 @@ class TestTargets:
 
     def test_mean_weight_of_valid_voxels_is_one(self, regions, dim):
         batch = Batch(0, regions, dim, ignore=0.3)
-        _, _, weight = step(new(regions), batch)
+        _, _, weight = step(new(regions, case_weighting=False), batch)
         valid = batch.valid[:2].expand_as(weight)
         assert weight[valid > 0].mean().item() == pytest.approx(1, abs=1e-4)
 
@@ -174,7 +174,7 @@ class TestSettings:
     def test_teachers_odds_move_the_prior_unless_errors_are_one_sided(self, regions):
         batch = Batch(0, regions)
         plain, one_sided, two_sided = (new(regions, influence="none", voxel_prior=v) for v in (0.0, 1.0, 1.0))
-        two_sided.bias = 0.0
+        two_sided.bias = torch.tensor(0.0)
         flat, same, moved = (step(weighting, batch)[0] for weighting in (plain, one_sided, two_sided))
         assert torch.equal(flat, same)
         differs = flat < 1
@@ -194,8 +194,15 @@ class TestSettings:
         a, b = (believe(weighting, x) for x in (batch, other))
         assert torch.equal(a, b)
 
+    def test_one_sided_errors_take_weight_from_patches_of_doubtful_cases(self):
+        weighting = new(dcd_strength=0.0)
+        _, _, weight = step(weighting, Batch(0))
+        belief = weighting.agreement.case_weights(0.05, torch.tensor(1.0))[Batch(0).cases[:2]]
+        assert (belief < 1).all()
+        torch.testing.assert_close(weight, belief.view(2, 1, 1, 1, 1).expand_as(weight))
+
     def test_dcd_off_leaves_unit_weights(self):
-        _, _, weight = step(new(dcd_strength=0.0), Batch(0))
+        _, _, weight = step(new(dcd_strength=0.0, case_weighting=False), Batch(0))
         torch.testing.assert_close(weight, torch.ones_like(weight))
 
     def test_dcd_on_weighs_voxels_differently(self):
