@@ -244,7 +244,7 @@ class TestTrust:
         batch = Batch(0)
         trust = torch.ones(2, 1, 6, 6, 6)
         trust[:, :, :3] = 0.25
-        plain, mapped = new(dcd_strength=0.0), new(dcd_strength=0.0)
+        plain, mapped = (new(dcd_strength=0.0, case_weighting=False) for _ in range(2))
         alpha, _, _ = step(plain, batch)
         _, target, weight = step(mapped, batch, trust=trust)
         torch.testing.assert_close(weight, alpha * trust + 1 - alpha)
@@ -315,6 +315,6 @@ def test_statistics_of_an_epoch():
     for seed in range(2):
         step(weighting, Batch(seed))
     means = weighting.statistics.means()
-    assert set(means) == {"boundary", "disagreeing", "alpha", "beta"}
+    assert set(means) == {"boundary", "disagreeing", "alpha", "beta", "case_weight"}
     assert all(0 < value < 1 for value in means.values())
     assert means["alpha"] + means["beta"] == pytest.approx(1)
