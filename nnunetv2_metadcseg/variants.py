@@ -44,6 +44,18 @@ class nnUNetTrainerMetaDCSegNetworkInfluence(nnUNetTrainerMetaDCSeg):
     config = replace(nnUNetTrainerMetaDCSeg.config, influence="network")
 
 
+class nnUNetTrainerMetaDCSegNoGivenHead(nnUNetTrainerMetaDCSeg):
+    """No second last layer for the given labels; nothing then tells one-sided errors from others."""
+
+    config = replace(nnUNetTrainerMetaDCSeg.config, given_head=0.0)
+
+
+class nnUNetTrainerMetaDCSegNoCaseWeights(nnUNetTrainerMetaDCSeg):
+    """Patches of doubted cases count like all others."""
+
+    config = replace(nnUNetTrainerMetaDCSeg.config, case_weighting=False)
+
+
 class nnUNetTrainerMetaDCSegNoContext(nnUNetTrainerMetaDCSeg):
     """The meta-weight network does not see how the case disagrees with the teacher."""
 

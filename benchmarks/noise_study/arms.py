@@ -44,6 +44,8 @@ _BUILT_IN = (
     Arm("no_teacher", "nnUNetTrainerMetaDCSegNoTeacher"),
     Arm("head_influence", "nnUNetTrainerMetaDCSegHeadInfluence"),
     Arm("network_influence", "nnUNetTrainerMetaDCSegNetworkInfluence"),
+    Arm("no_given_head", "nnUNetTrainerMetaDCSegNoGivenHead"),
+    Arm("no_case_weights", "nnUNetTrainerMetaDCSegNoCaseWeights"),
     Arm("no_context", "nnUNetTrainerMetaDCSegNoContext"),
 )
 ARMS = {arm.name: arm for arm in _BUILT_IN}
