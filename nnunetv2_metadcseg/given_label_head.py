@@ -16,10 +16,10 @@ from nnunetv2_metadcseg.collective import Collective
 
 
 class GivenLabelHead:
-    """A 1x1 convolution with an optimiser of its own.
+    """A linear layer per voxel with an optimiser of its own.
 
     Args:
-        features: C. heads: K. dimensions: of space, 2 or 3. learning_rate: of Adam.
+        features: C. heads: K. learning_rate: of Adam.
         device: where it lives. collective: reductions over DDP ranks, which know nothing of this layer.
     """
 
@@ -27,14 +27,12 @@ class GivenLabelHead:
         self,
         features: int,
         heads: int,
-        dimensions: int,
         learning_rate: float = 1e-2,
         device: torch.device | str = "cpu",
         collective: Collective | None = None,
     ) -> None:
         self.collective = collective or Collective()
-        convolution = nn.Conv3d if dimensions == 3 else nn.Conv2d
-        self.layer = convolution(features, heads, 1).to(device)
+        self.layer = nn.Linear(features, heads).to(device)
         with torch.no_grad():
             for parameter in self.layer.parameters():  # nnU-Net's ranks have different seeds
                 parameter.copy_(self.collective.first(parameter))
@@ -43,7 +41,9 @@ class GivenLabelHead:
 
     def __call__(self, features: Tensor) -> Tensor:
         """Logits (B, K, *S) of features (B, C, *S)."""
-        return self.layer(features)
+        # One matrix product: half the time of a 1x1 convolution on the CPU, where the loss wants whole maps of a class.
+        logits = self.layer.weight @ features.flatten(2) + self.layer.bias[:, None]
+        return logits.unflatten(2, features.shape[2:])
 
     def step(self, rate: float = 1.0, scale: float = 1.0) -> None:
         """Optimiser step after the backward pass.

@@ -66,7 +66,6 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         return GivenLabelHead(
             last_segmentation_layer(self.network).in_channels,
             self.label_manager.num_segmentation_heads,
-            len(self.configuration_manager.patch_size),
             self.config.given_head_learning_rate,
             self.device,
             self.collective,
@@ -194,16 +193,22 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         """The loss of the second last layer on given-label patches, and its errors on trusted ones."""
         if self.given_head is None:
             return
+        if num_given:
+            with self.autocast():
+                logits = self.given_head(features[:num_given])
+            loss = self.local_loss.single(logits, label[:num_given], valid[:num_given])
+            self._given_loss = self.config.given_head * loss
+        self._observe_bias(features[num_given:].detach(), label[num_given:], valid[num_given:])
+
+    @torch.no_grad()
+    def _observe_bias(self, features: Tensor, label: Tensor, valid: Tensor) -> None:
+        """What the second last layer gets wrong on trusted patches; every rank must call it, if with no patch."""
         with self.autocast():
             logits = self.given_head(features)
-        if num_given:
-            given = slice(0, num_given)
-            loss = self.local_loss.single(logits[given], label[given], valid[given])
-            self._given_loss = self.config.given_head * loss
         regions = self.label_manager.has_regions
-        decision = hard_labels(self.probabilities(first_output(logits)[num_given:]), regions)
-        first = 0 if regions else 1
-        self.label_bias.update(decision[:, first:], label[num_given:, first:], valid[num_given:])
+        decision = hard_labels(self.probabilities(logits.float()), regions)
+        first = 0 if regions else 1  # background is no class of its own
+        self.label_bias.update(decision[:, first:], label[:, first:], valid)
         self.weighting.bias = self.label_bias()
         self.weighting.statistics.add(label_bias=self.weighting.bias)
 

@@ -14,7 +14,7 @@ FEATURES, HEADS = 4, 3
 
 def head(**settings) -> GivenLabelHead:
     torch.manual_seed(0)
-    return GivenLabelHead(FEATURES, HEADS, 3, **settings)
+    return GivenLabelHead(FEATURES, HEADS, **settings)
 
 
 def features(seed: int = 0, count: int = 2) -> torch.Tensor:
@@ -28,8 +28,12 @@ def backward(layer: GivenLabelHead, inputs: torch.Tensor, factor: float = 1.0) -
 class TestHead:
     @pytest.mark.parametrize("dim", [2, 3])
     def test_logits_per_voxel(self, dim):
-        layer = GivenLabelHead(FEATURES, HEADS, dim)
-        assert layer(torch.zeros(2, FEATURES, *[5] * dim)).shape == (2, HEADS, *[5] * dim)
+        layer = GivenLabelHead(FEATURES, HEADS)
+        inputs = torch.randn(2, FEATURES, *range(3, 3 + dim))
+        expected = torch.nn.functional.linear(inputs.movedim(1, -1), layer.layer.weight, layer.layer.bias).movedim(
+            -1, 1
+        )
+        torch.testing.assert_close(layer(inputs), expected)
 
     def test_learns(self):
         layer = head()
@@ -83,7 +87,7 @@ class TestHead:
 
 def step_on_half(rank: int) -> torch.Tensor:
     torch.manual_seed(0 if rank == 0 else 9)  # the first rank's initial weights count
-    layer = GivenLabelHead(FEATURES, HEADS, 3, collective=Collective())
+    layer = GivenLabelHead(FEATURES, HEADS, collective=Collective())
     backward(layer, features(count=4)[2 * rank : 2 * rank + 2])
     layer.step()
     return layer.layer.weight.detach()
