@@ -10,14 +10,15 @@ from collections.abc import Callable
 from typing import Any
 
 # In the order of the table. "data": to the device, memory format, one-hot labels. "backward": with clipping and
-# optimiser step. "meta network": with its inputs. "loss": with the mixed target.
-PARTS = ("data", "forward", "teacher", "influence", "meta network", "DCD", "loss", "backward", "other")
+# optimiser step. "given labels": the second last layer. "meta network": with its inputs. "loss": with the mixed target.
+PARTS = ("data", "forward", "given labels", "teacher", "influence", "meta network", "DCD", "loss", "backward", "other")
 
 # (path of the owner from the trainer, attribute, part); time inside an inner one counts there only.
 METADCSEG_METHODS = (
     ("", "to_device", "data"),
     ("", "encoder", "data"),
     ("", "forward", "forward"),
+    ("", "_learn_given_labels", "given labels"),
     ("", "_pseudo_labels", "teacher"),
     ("teacher", "update", "teacher"),
     ("weighting", "compare", "teacher"),
