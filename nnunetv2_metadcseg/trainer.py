@@ -118,7 +118,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
 
     @property
     def starting(self) -> bool:
-        """Still in the first part of the training, which sees trusted patches only.
+        """Still in the first part of the training, in which predictions are learned from trusted patches only.
 
         It lasts until the trusted patches are learned well enough for the teacher to have a say, within bounds.
         """
@@ -148,7 +148,9 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
     def training_targets(self, batch: dict, data: Tensor, outputs, label: Tensor, valid: Tensor):
         """Labels as they are on trusted patches, mixed targets and weights on given-label patches."""
         features, num_given = self.tap.pop(), batch["num_given"]
-        self._learn_given_labels(features, label, valid, num_given)
+        given = slice(0, num_given)
+        trust = self._user_trust(batch, given)
+        self._learn_given_labels(features, label, valid, num_given, trust)
         features = features.detach()
         logits = first_output(outputs)
         student = self.probabilities(logits)
@@ -164,7 +166,6 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             self._observe_trusted(features, logits, outputs, label, valid, num_given)
         if num_given == 0:
             return label, valid
-        given = slice(0, num_given)
         learn = self._meta_rate()
         alpha = self.weighting.alpha(
             features[given],
@@ -184,19 +185,22 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             label[given],
             valid[given],
             cases[given],
-            self._user_trust(batch, given),
+            trust,
         )
         rest = valid[num_given:].expand(-1, weight.shape[1], *valid.shape[2:])
         return torch.cat([target, label[num_given:]]), torch.cat([weight, rest])
 
-    def _learn_given_labels(self, features: Tensor, label: Tensor, valid: Tensor, num_given: int) -> None:
+    def _learn_given_labels(
+        self, features: Tensor, label: Tensor, valid: Tensor, num_given: int, trust: Tensor | None
+    ) -> None:
         """The loss of the second last layer on given-label patches, and its errors on trusted ones."""
         if self.given_head is None:
             return
         if num_given:
             with self.autocast():
                 logits = self.given_head(features[:num_given])
-            loss = self.local_loss.single(logits, label[:num_given], valid[:num_given])
+            weight = valid[:num_given] if trust is None else valid[:num_given] * trust
+            loss = self.local_loss.single(logits, label[:num_given], weight)
             self._given_loss = self.config.given_head * loss
         self._observe_bias(features[num_given:].detach(), label[num_given:], valid[num_given:])
 
