@@ -80,8 +80,23 @@ def disagreement(given: np.ndarray, probability: np.ndarray, valid: np.ndarray |
     return Disagreement(float(extra), float(missing), (int(given.sum()) + int(predicted.sum())) / 2)
 
 
+def joint_disagreement(given: np.ndarray, predicted: np.ndarray, confidence: np.ndarray) -> Disagreement:
+    """Confident disagreement of all labels of a case together, for labels that exclude each other.
+
+    A voxel that was given another label's name counts once, as much as any other, not once per label.
+
+    Args:
+        given, predicted: (*S), 0 for background or ignored. confidence: (*S), by how much the predicted label is more
+            probable than the given one (|2 p - 1| for one label); 0 where ignored.
+    """
+    differs = given != predicted
+    extra = confidence[differs & (given > 0)].sum(dtype=np.float64)
+    missing = confidence[differs & (given == 0)].sum(dtype=np.float64)
+    return Disagreement(float(extra), float(missing), (int((given > 0).sum()) + int((predicted > 0).sum())) / 2)
+
+
 def pooled(parts: Sequence[Disagreement]) -> Disagreement:
-    """All structures of a case together."""
+    """All structures of a case together, for regions, which overlap."""
     return Disagreement(*(sum(getattr(p, name) for p in parts) for name in ("extra", "missing", "size")))
 
 

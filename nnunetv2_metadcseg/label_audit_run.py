@@ -23,6 +23,7 @@ from nnunetv2_metadcseg.label_audit import (
     disagreement,
     error_direction,
     expected_rate,
+    joint_disagreement,
     pooled,
     proposed_label,
     reliability,
@@ -53,7 +54,7 @@ class CaseFinding:
     """One case.
 
     Attributes:
-        ratio: its disagreement divided by that of right labels.
+        whole: its labels together. ratio: its disagreement divided by that of right labels.
         belief: the trainer's mean alpha of the case where its label and the teacher disagree, or None.
     """
 
@@ -61,6 +62,7 @@ class CaseFinding:
     out_of_fold: bool
     trusted: bool
     parts: dict[str, Disagreement]
+    whole: Disagreement
     belief: float | None
     shape: tuple[int, ...]
     spacing: tuple[float, ...]
@@ -71,7 +73,7 @@ class CaseFinding:
 
     @property
     def rate(self) -> float:
-        return pooled(list(self.parts.values())).rate
+        return self.whole.rate
 
     @property
     def reliability(self) -> float:
@@ -102,7 +104,18 @@ def measure(case: str, prediction: CasePrediction, structures: Sequence[Structur
         for s in structures
     }
     spacing = tuple(float(s) for s in prediction.properties["spacing"])
-    return CaseFinding(case, prediction.out_of_fold, trusted, parts, prediction.belief, prediction.given.shape, spacing)
+    whole = _whole(prediction, structures, parts)
+    shape = prediction.given.shape
+    return CaseFinding(case, prediction.out_of_fold, trusted, parts, whole, prediction.belief, shape, spacing)
+
+
+def _whole(prediction: CasePrediction, structures: Sequence[Structure], parts: dict[str, Disagreement]) -> Disagreement:
+    if len(prediction.probabilities) == len(structures):  # no background among the heads: regions
+        return pooled(list(parts.values()))
+    p = probability_of_given(prediction, structures, regions=False)
+    confidence = np.where(prediction.valid, prediction.probabilities.max(0) - p, 0)
+    given, predicted = (np.where(prediction.valid, m, 0) for m in (prediction.given, prediction.predicted))
+    return joint_disagreement(given, predicted, confidence)
 
 
 def probability_of_given(prediction: CasePrediction, structures: Sequence[Structure], regions: bool) -> np.ndarray:

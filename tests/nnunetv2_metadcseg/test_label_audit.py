@@ -12,6 +12,7 @@ from nnunetv2_metadcseg.label_audit import (
     disagreement,
     error_direction,
     expected_rate,
+    joint_disagreement,
     pooled,
     proposed_label,
     reliability,
@@ -39,6 +40,23 @@ def test_disagreement_counts_no_ignored_voxel():
 
 def test_structure_that_neither_has_is_no_disagreement():
     assert disagreement(np.zeros(5, bool), np.full(5, 0.3)).rate == 0
+
+
+def test_a_voxel_with_another_labels_name_counts_once():
+    given, predicted = np.array([[1, 1, 2, 0, 2, 0]]), np.array([[1, 2, 2, 1, 0, 0]])
+    confidence = np.array([[0.0, 0.5, 0.0, 0.25, 1.0, 0.0]])
+    whole = joint_disagreement(given, predicted, confidence)
+    assert (whole.extra, whole.missing, whole.size) == (1.5, 0.25, 4.0)
+
+
+def test_one_label_alone_is_the_joint_disagreement():
+    random = np.random.default_rng(0)
+    given, p = random.random((4, 5, 6)) > 0.5, random.random((4, 5, 6))
+    alone = disagreement(given, p)
+    joint = joint_disagreement(given.astype(int), (p > 0.5).astype(int), np.abs(2 * p - 1))
+    assert joint.extra == pytest.approx(alone.extra, rel=1e-4)
+    assert joint.missing == pytest.approx(alone.missing, rel=1e-4)
+    assert joint.size == alone.size
 
 
 def test_pooled_adds_up():

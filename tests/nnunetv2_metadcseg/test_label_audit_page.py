@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from nnunetv2_metadcseg.label_audit import Disagreement, ErrorDirection
+from nnunetv2_metadcseg.label_audit import Disagreement, ErrorDirection, pooled
 from nnunetv2_metadcseg.label_audit_page import page
 from nnunetv2_metadcseg.label_audit_run import Audit, CaseFinding, LabelFinding, as_json, score, write_csv
 
@@ -30,7 +30,11 @@ def audit() -> Audit:
     findings = []
     for name, rate in zip(NAMES, RATES, strict=True):
         parts = {"head": Disagreement(rate, 0, 1), "tail": Disagreement(0, rate / 2, 1)}
-        findings.append(CaseFinding(name, True, name == "good", parts, None, (4, 9, 9), (2.0, 1.0, 1.0)))
+        findings.append(
+            CaseFinding(
+                name, True, name == "good", parts, pooled(list(parts.values())), None, (4, 9, 9), (2.0, 1.0, 1.0)
+            )
+        )
     score(findings)
     for finding, shift in zip(findings, SHIFTS, strict=True):
         finding.labels[0].direction = ErrorDirection("shifted", 0.5, shift, 1.0, 0, 0)
@@ -154,7 +158,8 @@ def test_csv_and_json_agree_with_the_findings(audit, tmp_path):
 
 def test_score_gives_every_group_its_own_expectation():
     def finding(name, rate, out_of_fold):
-        return CaseFinding(name, out_of_fold, False, {"x": Disagreement(rate, 0, 1)}, None, (1, 1, 1), (1, 1, 1))
+        part = Disagreement(rate, 0, 1)
+        return CaseFinding(name, out_of_fold, False, {"x": part}, part, None, (1, 1, 1), (1, 1, 1))
 
     # Seen cases disagree ten times less, the odd ones of both groups are found all the same.
     seen = [finding(f"s{i}", 0.01 + 0.001 * i, False) for i in range(6)] + [finding("s_bad", 0.09, False)]
