@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dataset", nargs="+", choices=list(training.SOURCES), default=list(training.SOURCES))
     parser.add_argument("--label-dice", nargs="+", type=float, default=[0.8, 0.6])
     parser.add_argument("--seed", nargs="+", type=int, default=[0])
-    parser.add_argument("--steps", type=int, default=120, help="training steps per network (default: 120)")
+    parser.add_argument("--steps", type=int, default=400, help="training steps per network (default: 400)")
     parser.add_argument("--cases", type=int, default=70, help="cases per data set (default: 70)")
     parser.add_argument("--trusted", type=int, default=10)
     parser.add_argument("--case-fraction", type=float, default=0.5, help="share of the others that is corrupted")
