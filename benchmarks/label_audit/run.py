@@ -1,7 +1,7 @@
 """Evidence for the label audit: does it find corrupted cases and wrong voxels, and better than simple rivals?
 
     python benchmarks/label_audit/run.py                       all of it
-    python benchmarks/label_audit/run.py --dataset nuclei --label-dice 0.8 --seed 0 --steps 120
+    python benchmarks/label_audit/run.py --dataset nuclei --label-dice 0.8 --seed 0
 
 Every finished step is kept in the working folder, so a stopped run goes on. Results: results/label_audit.csv (the
 methods) and results/signals.csv (single signals of the audit and their combinations). Needs cleanlab and scikit-learn.
