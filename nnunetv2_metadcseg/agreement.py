@@ -31,6 +31,19 @@ def hard_labels(probabilities: Tensor, regions: bool) -> Tensor:
     return (top & (top.cumsum(1, dtype=torch.int16) == 1)).to(probabilities.dtype)
 
 
+def class_overlaps(probabilities: Tensor, label: Tensor, valid: Tensor, regions: bool) -> Tensor:
+    """Overlap of decision and label, size of the decision, size of the label: (B, K, 3) voxels.
+
+    Args:
+        probabilities, label: (B, heads, *S). valid: (B, 1, *S), zero where ignored. regions: no background head.
+    """
+    decision = hard_labels(probabilities, regions) * valid
+    label = label * valid
+    if not regions:
+        decision, label = decision[:, 1:], label[:, 1:]
+    return torch.stack([x.flatten(2).sum(2) for x in (decision * label, decision, label)], 2)
+
+
 @dataclass(frozen=True)
 class Disagreement:
     """Where labels and the teacher's decision differ, and how: made once per step, used by all that follows.

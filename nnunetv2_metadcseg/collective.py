@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributed as dist
 
 
@@ -34,6 +34,12 @@ class Collective:
             tensor = tensor.detach().contiguous().clone()
             dist.broadcast(tensor, 0)
         return tensor
+
+    @torch.no_grad()
+    def start_alike(self, module: nn.Module) -> None:
+        """Give a new module the first rank's weights: nnU-Net's ranks have different seeds."""
+        for parameter in module.parameters():
+            parameter.copy_(self.first(parameter))
 
     def gather(self, tensor: Tensor) -> Tensor:
         """Concatenation along the first axis, in rank order."""

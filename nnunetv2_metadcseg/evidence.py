@@ -17,6 +17,7 @@ from nnunetv2_metadcseg.agreement import NUM_DIRECTIONS, Disagreement
 from nnunetv2_metadcseg.center_distance import CenterDistance, normalised_entropy
 
 NUM_VOXEL_INPUTS = 10 + NUM_DIRECTIONS
+TEACHER_OF_LABEL, TEACHER_OF_PSEUDO = 2, 3  # columns of the inputs: the teacher's probabilities
 
 
 @dataclass

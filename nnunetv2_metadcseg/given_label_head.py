@@ -33,9 +33,7 @@ class GivenLabelHead:
     ) -> None:
         self.collective = collective or Collective()
         self.layer = nn.Linear(features, heads).to(device)
-        with torch.no_grad():
-            for parameter in self.layer.parameters():  # nnU-Net's ranks have different seeds
-                parameter.copy_(self.collective.first(parameter))
+        self.collective.start_alike(self.layer)
         self.learning_rate = learning_rate
         self.optimizer = torch.optim.Adam(self.layer.parameters(), learning_rate)
 
@@ -86,15 +84,10 @@ class LabelBias:
         self.counts: Tensor | None = None  # (K, 2): too much, too little
 
     @torch.no_grad()
-    def update(self, decision: Tensor, label: Tensor, valid: Tensor) -> None:
-        """Fold in trusted patches.
-
-        Args:
-            decision, label: (B, K, *S) of zeros and ones, foreground classes or regions. valid: (B, 1, *S).
-        """
-        axes = (0, *range(2, label.ndim))
-        extra, missing = ((a * (1 - b) * valid).sum(axes) for a, b in ((decision, label), (label, decision)))
-        counts = self.collective.sum(torch.stack([extra, missing], 1))
+    def update(self, overlaps: Tensor) -> None:
+        """Fold in trusted patches: (B, K, 3) of `agreement.class_overlaps`; B may be zero."""
+        overlap, decision, label = overlaps.sum(0).unbind(1)
+        counts = self.collective.sum(torch.stack([decision - overlap, label - overlap], 1))
         old = torch.zeros_like(counts) if self.counts is None else self.counts
         self.counts = self.momentum * old + (1 - self.momentum) * counts
 

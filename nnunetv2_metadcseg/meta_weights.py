@@ -61,9 +61,7 @@ class MetaWeights:
     ) -> None:
         self.collective = collective or Collective()
         self.network = MetaWeightNetwork(num_inputs, hidden, max_correction).to(device)
-        with torch.no_grad():
-            for parameter in self.network.parameters():  # nnU-Net's ranks have different seeds
-                parameter.copy_(self.collective.first(parameter))
+        self.collective.start_alike(self.network)
         self.learning_rate, self.pull = learning_rate, pull
         self.optimizer = torch.optim.Adam(self.network.parameters(), learning_rate, weight_decay=1e-4)
         self.scale: Tensor | None = (

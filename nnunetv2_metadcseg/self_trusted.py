@@ -16,10 +16,11 @@ from batchgenerators.utilities.file_and_folder_operations import join
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from torch import Tensor
 
+from nnunetv2_metadcseg.agreement import class_overlaps
 from nnunetv2_metadcseg.config import MetaDCSegConfig
 from nnunetv2_metadcseg.trainer import nnUNetTrainerMetaDCSeg
 from nnunetv2_metadcseg.trusted_cases import TrustedCasesError, read_trusted_cases
-from nnunetv2_metadcseg.trusted_choice import CaseScores, choose_cases, class_overlaps
+from nnunetv2_metadcseg.trusted_choice import CaseScores, choose_cases
 from nnunetv2_metadcseg.trusted_trainer import first_output
 
 FILE_NAME = "self_trusted_cases.json"

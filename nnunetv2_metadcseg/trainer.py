@@ -10,12 +10,11 @@ from nnunetv2.paths import nnUNet_raw
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from torch import Tensor
 
-from nnunetv2_metadcseg.agreement import hard_labels
 from nnunetv2_metadcseg.collective import Collective
 from nnunetv2_metadcseg.config import MetaDCSegConfig
 from nnunetv2_metadcseg.data_loading import ExtraSegChannels
 from nnunetv2_metadcseg.feature_tap import FeatureTap, last_segmentation_layer, unwrap, without_deep_supervision
-from nnunetv2_metadcseg.given_label_head import GivenLabelHead, LabelBias
+from nnunetv2_metadcseg.given_label_head import GivenLabelHead
 from nnunetv2_metadcseg.losses import weighted_soft_dice
 from nnunetv2_metadcseg.network_gain import NetworkGain, keep_compiled_graphs
 from nnunetv2_metadcseg.teacher import MeanTeacher
@@ -52,7 +51,6 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             keep_compiled_graphs()
         self.network_gain = NetworkGain(self.config.influence_momentum, self.collective)
         self.given_head = self._build_given_head() if self.config.given_head > 0 else None
-        self.label_bias = LabelBias(self.config.bias_momentum, self.collective)
         self._given_loss: Tensor | float = 0.0
         self.weighting: LabelWeighting | None = None  # needs the cases: see build_train_loader
         self._weighting_state: dict | None = None  # of a checkpoint, until the cases are numbered
@@ -167,15 +165,17 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         if num_given == 0:
             return label, valid
         learn = self._meta_rate()
+        found = found[given]
+        gain = self._network_gain(data[given], logits[given], label[given], found.pseudo, learn)
         alpha = self.weighting.alpha(
             features[given],
             student[given],
             teacher[given],
             label[given],
             valid[given],
-            found[given],
+            found,
             cases[given],
-            self._network_gain(data[given], logits[given], label[given], found.pseudo[given], learn),
+            gain,
             learn,
         )
         target, weight = self.weighting.mixed_target(
@@ -184,6 +184,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             teacher[given],
             label[given],
             valid[given],
+            found,
             cases[given],
             trust,
         )
@@ -202,19 +203,9 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             weight = valid[:num_given] if trust is None else valid[:num_given] * trust
             loss = self.local_loss.single(logits, label[:num_given], weight)
             self._given_loss = self.config.given_head * loss
-        self._observe_bias(features[num_given:].detach(), label[num_given:], valid[num_given:])
-
-    @torch.no_grad()
-    def _observe_bias(self, features: Tensor, label: Tensor, valid: Tensor) -> None:
-        """What the second last layer gets wrong on trusted patches; every rank must call it, if with no patch."""
-        with self.autocast():
-            logits = self.given_head(features)
-        regions = self.label_manager.has_regions
-        decision = hard_labels(self.probabilities(logits.float()), regions)
-        first = 0 if regions else 1  # background is no class of its own
-        self.label_bias.update(decision[:, first:], label[:, first:], valid)
-        self.weighting.bias = self.label_bias()
-        self.weighting.statistics.add(label_bias=self.weighting.bias)
+        with torch.no_grad(), self.autocast():
+            logits = self.given_head(features[num_given:])
+        self.weighting.observe_bias(self.probabilities(logits.float()), label[num_given:], valid[num_given:])
 
     def further_loss(self) -> Tensor | float:
         loss, self._given_loss = self._given_loss, 0.0
@@ -344,7 +335,6 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             "teacher": self.teacher.state_dict(),
             "network_gain": self.network_gain.direction,
             "given_head": None if self.given_head is None else self.given_head.state_dict(),
-            "label_bias": self.label_bias.counts,
             "cases": list(self.case_index),
             "weighting": self.weighting.state_dict(),
         }
@@ -358,7 +348,6 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         self.network_gain.direction = state["network_gain"]
         if self.given_head is not None:
             self.given_head.load_state_dict(state["given_head"])
-        self.label_bias.counts = state["label_bias"]
         self._weighting_state = state
 
     def _restore_weighting(self, state: dict) -> None:

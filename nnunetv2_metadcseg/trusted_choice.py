@@ -22,21 +22,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nnunetv2_metadcseg.agreement import hard_labels
 from nnunetv2_metadcseg.collective import Collective
-
-
-def class_overlaps(probabilities: Tensor, label: Tensor, valid: Tensor, regions: bool) -> Tensor:
-    """Overlap of decision and label, size of the decision, size of the label: (B, K, 3) voxels.
-
-    Args:
-        probabilities, label: (B, heads, *S). valid: (B, 1, *S), zero where ignored. regions: no background head.
-    """
-    decision = hard_labels(probabilities, regions) * valid
-    label = label * valid
-    if not regions:
-        decision, label = decision[:, 1:], label[:, 1:]
-    return torch.stack([x.flatten(2).sum(2) for x in (decision * label, decision, label)], 2)
 
 
 class CaseScores:
@@ -63,7 +49,7 @@ class CaseScores:
         self.classes = torch.zeros(num_classes, 3, device=device)
 
     def update(self, cases: Tensor, overlaps: Tensor) -> None:
-        """Count patches: cases (B,) int64, overlaps (B, K, 3) of `class_overlaps`."""
+        """Count patches: cases (B,) int64, overlaps (B, K, 3) of `agreement.class_overlaps`."""
         sizes = overlaps[..., 1] + overlaps[..., 2]
         columns = torch.stack([2 * overlaps[..., 0], sizes, (sizes > 0).float(), overlaps[..., 2]], 2)
         new = torch.zeros(*self.cases.shape[:2], 4, device=self.cases.device)

@@ -11,14 +11,23 @@ from nnunetv2_metadcseg.agreement import (
     NUM_DIRECTIONS,
     CaseAgreement,
     Disagreement,
+    class_overlaps,
     disagreement,
-    hard_labels,
 )
 from nnunetv2_metadcseg.center_distance import CenterDistance, region_weights
 from nnunetv2_metadcseg.collective import Collective
 from nnunetv2_metadcseg.config import MetaDCSegConfig
 from nnunetv2_metadcseg.epoch_statistics import EpochStatistics
-from nnunetv2_metadcseg.evidence import NUM_VOXEL_INPUTS, Evidence, at_decisions, at_voxels, collect
+from nnunetv2_metadcseg.evidence import (
+    NUM_VOXEL_INPUTS,
+    TEACHER_OF_LABEL,
+    TEACHER_OF_PSEUDO,
+    Evidence,
+    at_decisions,
+    at_voxels,
+    collect,
+)
+from nnunetv2_metadcseg.given_label_head import LabelBias
 from nnunetv2_metadcseg.influence import HeadInfluence, logit_gradient
 from nnunetv2_metadcseg.meta_weights import MetaWeights
 
@@ -56,8 +65,13 @@ class LabelWeighting:
             collective=self.collective,
         )
         self.mean_odds: Tensor | None = None  # of the given label by the teacher, where they disagree
-        self.bias = torch.ones((), device=trusted.device)  # one-sidedness of label errors, set by the caller
+        self.label_bias = LabelBias(config.bias_momentum, self.collective)
         self.statistics = EpochStatistics()
+
+    @property
+    def bias(self) -> Tensor:
+        """One-sidedness of label errors, a scalar in [0, 1]; 1 while nothing is known."""
+        return self.label_bias()
 
     # ---- what is learned from every batch -----------------------------------------------------------------------
 
@@ -77,6 +91,16 @@ class LabelWeighting:
     def observe_agreement(self, cases: Tensor, found: Disagreement) -> None:
         """Count the disagreements of the patches' cases (B,)."""
         self.agreement.update(cases, found.counts(), found.sizes)
+
+    @torch.no_grad()
+    def observe_bias(self, probabilities: Tensor, label: Tensor, valid: Tensor) -> None:
+        """Count what the layer of the given labels gets wrong on trusted patches.
+
+        Args:
+            probabilities, label: (B, K, *S). valid: (B, 1, *S). B may be zero; every DDP rank must call it.
+        """
+        self.label_bias.update(class_overlaps(probabilities, label, valid, self.regions))
+        self.statistics.add(label_bias=self.bias)
 
     def observe_trusted(self, features: Tensor, logits: Tensor, loss: Callable[[Tensor], Tensor]) -> None:
         """Move the influence direction of the last layer.
@@ -142,7 +166,8 @@ class LabelWeighting:
 
     def _odds(self, evidence: Evidence) -> Tensor:
         """The teacher's log odds of the given label against its own decision, less their running mean: (V,)."""
-        odds = (evidence.inputs[:, 2] / evidence.inputs[:, 3].clamp_min(1e-6)).clamp_min(1e-2).log()
+        label, pseudo = (evidence.inputs[:, column] for column in (TEACHER_OF_LABEL, TEACHER_OF_PSEUDO))
+        odds = (label / pseudo.clamp_min(1e-6)).clamp_min(1e-2).log()
         total, count = self.collective.sum(torch.stack([odds.sum(), odds.new_tensor(float(len(odds)))]))
         mean = total / count.clamp_min(1)
         old = mean if self.mean_odds is None else self.mean_odds
@@ -165,17 +190,18 @@ class LabelWeighting:
         teacher: Tensor,
         label: Tensor,
         valid: Tensor,
+        found: Disagreement,
         cases: Tensor,
         trust: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """Soft target (B, K, *S) and weight (B, 1 or K, *S) of given-label patches.
 
         Args:
-            alpha: (B, H, *S); features, teacher, label, valid, cases as in `alpha`.
+            alpha: (B, H, *S); features, teacher, label, valid, found, cases as in `alpha`.
             trust: the user's own trust in the given label, (B, 1, *S) in [0, 1], or None. It multiplies alpha; what
                 is lost there is weight lost, not given to the teacher.
         """
-        pseudo = teacher if self.config.soft_pseudo_labels else hard_labels(teacher, self.regions)
+        pseudo = teacher if self.config.soft_pseudo_labels else found.pseudo
         beta = 1 - alpha
         if trust is not None:
             alpha = alpha * trust
@@ -198,7 +224,7 @@ class LabelWeighting:
             "centers": self.centers.state_dict(),
             "direction": self.direction.direction,
             "mean_odds": self.mean_odds,
-            "bias": self.bias,
+            "label_bias": self.label_bias.counts,
             "meta": self.meta.state_dict(),
         }
 
@@ -206,5 +232,5 @@ class LabelWeighting:
         self.agreement.load_state_dict(state["agreement"])
         self.centers.load_state_dict(state["centers"])
         self.direction.direction = state["direction"]
-        self.mean_odds, self.bias = state["mean_odds"], state["bias"]
+        self.mean_odds, self.label_bias.counts = state["mean_odds"], state["label_bias"]
         self.meta.load_state_dict(state["meta"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -129,15 +128,19 @@ def train(cell: Cell, arm: str, fold: int, work: Path, steps: int, steps_per_epo
     if (model / f"fold_{fold}" / "checkpoint_final.pth").is_file():
         return
     import torch
-    from training import skip_side_products, turn_off_mirroring, use_adam  # of the noise study
+    from training import (  # of the noise study
+        seed_everything,
+        skip_side_products,
+        turn_off_mirroring,
+        use_adam,
+        use_memory_format,
+    )
 
     if arm == "stock":
         from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer as trainer_class
     else:
         from nnunetv2_metadcseg.trainer import nnUNetTrainerMetaDCSeg as trainer_class
-    random.seed(cell.seed)
-    np.random.seed(cell.seed)
-    torch.manual_seed(cell.seed)
+    seed_everything(cell.seed)
     preprocessed = work / "nnUNet_preprocessed" / cell.dataset_name
     plans, dataset = (json.loads((preprocessed / n).read_text()) for n in ("nnUNetPlans.json", "dataset.json"))
     plans["continue_training"] = False
@@ -148,8 +151,7 @@ def train(cell: Cell, arm: str, fold: int, work: Path, steps: int, steps_per_epo
     turn_off_mirroring(trainer)
     use_adam(trainer)
     trainer.initialize()
-    spatial = torch.channels_last_3d if len(cell.source.patch) == 3 else torch.channels_last
-    trainer.network.to(memory_format=spatial)
+    use_memory_format(trainer, "channels_last")
     os.environ["nnUNet_n_proc_DA"] = "0"
     try:
         trainer.run_training()

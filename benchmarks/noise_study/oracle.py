@@ -11,7 +11,6 @@ import torch
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from torch import Tensor
 
-from nnunetv2_metadcseg.agreement import hard_labels
 from nnunetv2_metadcseg.data_loading import ExtraSegChannels
 from nnunetv2_metadcseg.evidence import decision_probability
 from nnunetv2_metadcseg.trainer import nnUNetTrainerMetaDCSeg
@@ -30,10 +29,10 @@ class OracleWeighting(LabelWeighting):
     def alpha(self, features, student, teacher, label, valid, found, cases, gain=None, learn=None) -> Tensor:
         return self.right[: len(label)]
 
-    def mixed_target(self, alpha, features, teacher, label, valid, cases, trust) -> tuple[Tensor, Tensor]:
+    def mixed_target(self, alpha, features, teacher, label, valid, found, cases, trust) -> tuple[Tensor, Tensor]:
         if not self.replace_wrong:
             return label, valid * alpha
-        pseudo = teacher if self.config.soft_pseudo_labels else hard_labels(teacher, self.regions)
+        pseudo = teacher if self.config.soft_pseudo_labels else found.pseudo
         return alpha * label + (1 - alpha) * pseudo, valid.expand_as(alpha)
 
 

@@ -81,7 +81,7 @@ def build_trainer(arm: Arm, plan: TrainingPlan, device: torch.device) -> nnUNetT
     if plan.optimizer == "adam":
         use_adam(trainer)
     trainer.initialize()
-    _use_memory_format(trainer, plan.memory_format)
+    use_memory_format(trainer, plan.memory_format)
     return trainer
 
 
@@ -130,7 +130,7 @@ def use_adam(trainer: nnUNetTrainer, learning_rate: float = 3e-3) -> None:
     trainer.configure_optimizers = configure_optimizers
 
 
-def _use_memory_format(trainer: nnUNetTrainer, memory_format: str) -> None:
+def use_memory_format(trainer: nnUNetTrainer, memory_format: str) -> None:
     """channels_last weights: the same mathematics, faster convolutions on CPU."""
     if memory_format != "channels_last":
         return

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import multiprocessing
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import pytest
@@ -90,21 +92,8 @@ class TestTrustedOnly:
 
     def test_reaches_a_worker_process(self):
         it = loader()
-        context = multiprocessing.get_context("fork")
-        ours, theirs = context.Pipe()
-        worker = context.Process(target=answer, args=(it, theirs), daemon=True)
-        worker.start()
-        try:
-            counts = []
-            for value in (False, True, False):
-                it.trusted_only = value
-                ours.send("next")
-                assert ours.poll(60)
-                counts.append(ours.recv())
-            assert counts == [2, 0, 2]
-        finally:
-            ours.send("stop")
-            worker.join(10)
+        changes = [partial(setattr, it, "trusted_only", value) for value in (False, True, False)]
+        assert given_patches_of_a_worker(it, changes) == [2, 0, 2]
 
     def test_can_be_handed_to_nnunets_augmenter(self):
         from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
@@ -124,6 +113,25 @@ def answer(it: StratifiedDataLoader, connection) -> None:
     """A worker: loads a batch whenever asked."""
     while connection.recv() == "next":
         connection.send(next(it)["num_given"])
+
+
+def given_patches_of_a_worker(it: StratifiedDataLoader, changes: Sequence[Callable[[], None]]) -> list[int]:
+    """Given-label patches of a batch that a worker process loads after each of the changes made here."""
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    worker = context.Process(target=answer, args=(it, theirs), daemon=True)
+    worker.start()
+    try:
+        counts = []
+        for change in changes:
+            change()
+            ours.send("next")
+            assert ours.poll(60)
+            counts.append(ours.recv())
+        return counts
+    finally:
+        ours.send("stop")
+        worker.join(10)
 
 
 class TestTrustedLater:
@@ -162,21 +170,7 @@ class TestTrustedLater:
 
     def test_reaches_a_worker_process(self):
         it = self.make()
-        context = multiprocessing.get_context("fork")
-        ours, theirs = context.Pipe()
-        worker = context.Process(target=answer, args=(it, theirs), daemon=True)
-        worker.start()
-        try:
-            counts = []
-            for change in (lambda: None, lambda: it.set_trusted(TRUSTED)):
-                change()
-                ours.send("next")
-                assert ours.poll(60)
-                counts.append(ours.recv())
-            assert counts == [4, 2]
-        finally:
-            ours.send("stop")
-            worker.join(10)
+        assert given_patches_of_a_worker(it, [lambda: None, lambda: it.set_trusted(TRUSTED)]) == [4, 2]
 
 
 class TestForeground:

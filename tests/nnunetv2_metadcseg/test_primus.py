@@ -18,7 +18,7 @@ from nnunetv2_metadcseg.label_audit_alpha import AlphaNetwork
 from nnunetv2_metadcseg.primus import MetaDCSegPrimus, PrimusCheckpoints
 from nnunetv2_metadcseg.trusted_trainer import stock_class_name
 from tests.nnunetv2_metadcseg import tiny_dataset
-from tests.nnunetv2_metadcseg.test_trainer import run, seed, start, steps
+from tests.nnunetv2_metadcseg.test_trainer import always_blur_alike, run, seed, start, steps, unbroken_and_resumed
 
 NAMES = [f"nnUNetTrainerMetaDCSeg{family}{size}" for family in ("Primus", "PrimusV2", "PrimusV3") for size in "SBML"]
 
@@ -97,24 +97,10 @@ def learned(trainer) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("warm_up", [1, 3])
 def test_resumed_training_goes_on_as_if_never_stopped(make, monkeypatch, warm_up):
-    from batchgeneratorsv2.transforms.noise import gaussian_blur
-
-    # nnU-Net's blur chooses its algorithm by its speed, and the choices differ by rounding.
-    blur = gaussian_blur.blur_dimension
-    wrapper = "_benchmark_wrapper"
-    plain = staticmethod(lambda image, sigma, axis: blur(image, sigma, axis, force_use_fft=False))
-    monkeypatch.setattr(gaussian_blur.GaussianBlurTransform, wrapper, plain)
+    always_blur_alike(monkeypatch)
     monkeypatch.setattr(ShortPrimus, "warm_up", warm_up)
-    dataset, settings = make(), {"epochs": 4, "iterations": 2}
-    unbroken = dataset.trainer(ShortPrimus, **settings)
-    expected = learned(run(unbroken))
-    seed(0)
-    first = dataset.trainer(ShortPrimus, **settings)
-    first.save_every = 2
-    run(first, epochs=2)
-    seed(123)
-    second = dataset.trainer(ShortPrimus, continue_training=True, **settings)
-    second.load_checkpoint(f"{second.output_folder}/checkpoint_latest.pth")
+    unbroken, second = unbroken_and_resumed(make(), ShortPrimus, 2, 2, epochs=4, iterations=2)
+    expected = learned(unbroken)
     assert second.current_epoch == 2
     got = learned(run(second))
     assert [name for name in expected if not torch.equal(got[name], expected[name])] == []

@@ -15,7 +15,15 @@ from nnunetv2_metadcseg.self_trusted import FILE_NAME, nnUNetTrainerMetaDCSegSel
 from nnunetv2_metadcseg.trainer import nnUNetTrainerMetaDCSeg
 from nnunetv2_metadcseg.trusted_cases import TrustedCasesError
 from tests.nnunetv2_metadcseg import tiny_dataset
-from tests.nnunetv2_metadcseg.test_trainer import TwoRanks, everything, quick, run, seed, start, steps  # noqa: F401
+from tests.nnunetv2_metadcseg.test_trainer import (  # noqa: F401
+    TwoRanks,
+    everything,
+    quick,
+    run,
+    start,
+    steps,
+    unbroken_and_resumed,
+)
 from tests.nnunetv2_metadcseg.tiny_dataset import TinyDataset
 
 
@@ -179,17 +187,8 @@ class TestChoice:
 class TestResume:
     @pytest.mark.parametrize("stop", [1, 2], ids=["before the choice", "after the choice"])
     def test_goes_on_as_if_never_stopped_bit_by_bit(self, make, stop):
-        dataset = make()
-        unbroken = dataset.trainer(Early, **SETTINGS)
-        unbroken.save_every = 1
-        expected = everything(run(unbroken))
-        seed(0)
-        first = dataset.trainer(Early, **SETTINGS)
-        first.save_every = 1
-        run(first, epochs=stop)
-        seed(123)
-        second = dataset.trainer(Early, continue_training=True, **SETTINGS)
-        second.load_checkpoint(f"{second.output_folder}/checkpoint_latest.pth")
+        unbroken, second = unbroken_and_resumed(make(), Early, stop, 1, **SETTINGS)
+        expected = everything(unbroken)
         got = everything(run(second))
         assert got.keys() == expected.keys()
         assert [name for name in got if not torch.equal(got[name], expected[name])] == []

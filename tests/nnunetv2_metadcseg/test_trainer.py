@@ -49,18 +49,23 @@ class NoDeepSupervision(ShortStart):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """No drawings; and nnU-Net's blur chooses its algorithm by its speed, and the choices differ by rounding."""
-    from batchgeneratorsv2.transforms.noise import gaussian_blur
-
+    """No drawings, always the same blur, always the same random numbers."""
     monkeypatch.setattr(nnUNetTrainer, "plot_network_architecture", lambda self: None)
     monkeypatch.setattr(MetaLogger, "plot_progress_png", lambda self, folder: None)
+    always_blur_alike(monkeypatch)
+    seed(0)
+
+
+def always_blur_alike(monkeypatch) -> None:
+    """nnU-Net's blur chooses its algorithm by its speed, and the choices differ by rounding."""
+    from batchgeneratorsv2.transforms.noise import gaussian_blur
+
     blur = gaussian_blur.blur_dimension
     monkeypatch.setattr(
         gaussian_blur.GaussianBlurTransform,
         "_benchmark_wrapper",
         lambda self, image, sigma, axis: blur(image, sigma, axis, force_use_fft=False),
     )
-    seed(0)
 
 
 def seed(value: int) -> None:
@@ -357,7 +362,7 @@ def everything(trainer) -> dict[str, torch.Tensor]:
     parts |= {f"teacher.{k}": v for k, v in trainer.teacher.module.state_dict().items()}
     parts |= {f"meta.{k}": v for k, v in weighting.meta.network.state_dict().items()}
     parts |= {f"given.{k}": v for k, v in trainer.given_head.layer.state_dict().items()}
-    parts |= {"bias": trainer.label_bias.counts, "odds": weighting.mean_odds}
+    parts |= {"bias": weighting.label_bias.counts, "odds": weighting.mean_odds}
     parts |= {"centers": weighting.centers.centers, "rates": weighting.agreement.rates()}
     if weighting.direction.direction is not None:
         parts["direction"] = weighting.direction.direction
@@ -367,21 +372,28 @@ def everything(trainer) -> dict[str, torch.Tensor]:
     return parts
 
 
+def unbroken_and_resumed(dataset: TinyDataset, trainer_class: type, stop: int, save_every: int, **settings):
+    """A finished training, and one of the same start that was stopped after `stop` epochs and loaded again."""
+
+    def begin(**more):
+        trainer = dataset.trainer(trainer_class, **settings, **more)
+        trainer.save_every = save_every
+        return trainer
+
+    unbroken = run(begin())
+    seed(0)
+    run(begin(), epochs=stop)
+    seed(123)
+    resumed = begin(continue_training=True)
+    resumed.load_checkpoint(f"{resumed.output_folder}/checkpoint_latest.pth")
+    return unbroken, resumed
+
+
 class TestResume:
     @pytest.mark.parametrize("trainer_class", [ShortStart, ShortStartNetwork])
     def test_goes_on_as_if_never_stopped_bit_by_bit(self, make, trainer_class):
-        dataset = make()
-        settings = {"epochs": 4, "iterations": 3}
-        unbroken = dataset.trainer(trainer_class, **settings)
-        unbroken.save_every = 2
-        expected = everything(run(unbroken))
-        seed(0)
-        first = dataset.trainer(trainer_class, **settings)
-        first.save_every = 2
-        run(first, epochs=2)
-        seed(123)
-        second = dataset.trainer(trainer_class, continue_training=True, **settings)
-        second.load_checkpoint(f"{second.output_folder}/checkpoint_latest.pth")
+        unbroken, second = unbroken_and_resumed(make(), trainer_class, 2, 2, epochs=4, iterations=3)
+        expected = everything(unbroken)
         assert (second.current_epoch, second.training_step) == (2, 6)
         got = everything(run(second))
         assert got.keys() == expected.keys()

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from nnunetv2_metadcseg.trusted_choice import CaseScores, choose_cases, class_overlaps
+from nnunetv2_metadcseg.agreement import class_overlaps
+from nnunetv2_metadcseg.trusted_choice import CaseScores, choose_cases
 from tests.nnunetv2_metadcseg.ranks import run_ranks
 
 NAN = math.nan

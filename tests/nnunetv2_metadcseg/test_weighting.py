@@ -71,13 +71,14 @@ def step(weighting: LabelWeighting, batch: Batch, learn: float | None = 1.0, tru
     count = len(batch.cases) // 2
     loss = WeightedDiceCELoss(batch.regions)
     weighting.observe_features(batch.features, batch.student, batch.valid)
-    weighting.observe_agreement(batch.cases, weighting.compare(batch.teacher, batch.label, batch.valid))
+    found = weighting.compare(batch.teacher, batch.label, batch.valid)
+    weighting.observe_agreement(batch.cases, found)
     rest = slice(count, None)
     weighting.observe_trusted(
         batch.features[rest], batch.logits[rest], lambda z: loss.single(z, batch.label[rest], batch.valid[rest])
     )
     alpha = believe(weighting, batch, learn=learn)
-    tensors = (batch.features, batch.teacher, batch.label, batch.valid, batch.cases)
+    tensors = (batch.features, batch.teacher, batch.label, batch.valid, found, batch.cases)
     return alpha, *weighting.mixed_target(alpha, *(t[:count] for t in tensors), trust)
 
 
@@ -174,7 +175,7 @@ class TestSettings:
     def test_teachers_odds_move_the_prior_unless_errors_are_one_sided(self, regions):
         batch = Batch(0, regions)
         plain, one_sided, two_sided = (new(regions, influence="none", voxel_prior=v) for v in (0.0, 1.0, 1.0))
-        two_sided.bias = torch.tensor(0.0)
+        two_sided.label_bias.counts = torch.ones(1, 2)  # as much too much as too little
         flat, same, moved = (step(weighting, batch)[0] for weighting in (plain, one_sided, two_sided))
         assert torch.equal(flat, same)
         differs = flat < 1
