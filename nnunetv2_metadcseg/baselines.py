@@ -21,7 +21,7 @@ class nnUNetTrainerTrustedOnly(TrustedBatchTrainer):
 
     def build_train_loader(self, dataset, initial_patch_size, transforms) -> nnUNetDataLoader:
         loader = super().build_train_loader(dataset, initial_patch_size, transforms)
-        loader.trusted_only = True
+        loader.trusted_share = 1.0
         return loader
 
 

@@ -12,12 +12,17 @@ class MetaDCSegConfig:
     Fractions are of the whole training, so they hold for any number of epochs.
     """
 
-    # Share of every batch that comes from trusted cases; that of the `mixed` baseline.
+    # Share of the patches that come from trusted cases: during the start and where label errors are all one-sided (and
+    # in the `mixed` baseline), and where they cancel out: there the given labels teach too, and of more images.
     trusted_fraction: float = 0.5
+    least_trusted_fraction: float = 0.125
     # The training starts on trusted patches only: warming up on the given labels teaches their bias. The start lasts
     # until the Dice on them reaches `start_dice`, but no less and no more than these shares of the training.
     start_fractions: tuple[float, float] = (0.05, 0.6)
     start_dice: float = 0.8
+    # Pseudo-labels come from the two last layers of the student, or (True) of a teacher, an average of the student
+    # over time, which costs a forward pass and was never better where measured (docs/lab_notebook.md, g).
+    teacher: bool = False
     # The teacher averages over this share of the training, within the bounds that follow (updates).
     teacher_fraction: float = 0.05
     teacher_horizon: tuple[int, int] = (20, 1000)
@@ -25,8 +30,8 @@ class MetaDCSegConfig:
     influence: str = "head"
     # Steps of memory of the influence direction: one step's direction is mostly noise.
     influence_momentum: float = 0.95
-    # Let the teacher see the trusted patches every k iterations: its agreement there calibrates the prior.
-    calibration_interval: int = 4
+    # Trusted patches that a teacher sees per step, as a share of the batch: its errors there calibrate the prior.
+    calibration_share: float = 0.125
     # Meta step every k iterations.
     meta_interval: int = 1
     # Learning rate, width and pull to the prior of the meta-weight network.
@@ -35,16 +40,16 @@ class MetaDCSegConfig:
     meta_pull: float = 0.05
     # Show the meta-weight network how the whole case disagrees with the teacher.
     context: bool = True
-    # Teacher (True) or the student itself (False) gives the pseudo-label.
-    teacher: bool = True
-    # Pseudo-labels in the mixed target: the teacher's soft probabilities, or its decision. Where alpha is small but not
-    # zero, soft ones drift towards the given label: the teacher learns its own answer plus a little of the label.
+    # Pseudo-labels in the mixed target: the soft probabilities, or its decision. Where alpha is small but not
+    # zero, soft ones drift towards the given label: the network learns its own answer plus a little of the label.
     soft_pseudo_labels: bool = False
     # Loss of a second last layer that learns the given labels as they are (given_label_head.py), times this; 0: no such
     # layer. Its learning rate (Adam, falling as nnU-Net's), and how long it remembers how one-sided their errors are.
     given_head: float = 1.0
     given_head_learning_rate: float = 1e-2
     bias_momentum: float = 0.98
+    # Where label errors cancel out, that layer has a say in the pseudo-label (opinion.py).
+    given_opinion: bool = True
     # DCD: momentum, temperature and strength; strength 0 turns it off.
     center_momentum: float = 0.9
     dcd_temperature: float = 0.1

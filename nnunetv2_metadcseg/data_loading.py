@@ -9,16 +9,6 @@ import numpy as np
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 
 
-def trusted_patches_per_batch(batch_size: int, trusted_fraction: float) -> int:
-    """How many patches of a batch come from trusted cases: max(1, round(batch_size * trusted_fraction)).
-
-    At least one patch stays for the given labels, except in a batch of one (then 0 or 1: see `StratifiedDataLoader`).
-    """
-    if batch_size == 1:
-        return 0
-    return min(max(1, round(batch_size * trusted_fraction)), batch_size - 1)
-
-
 class StratifiedDataLoader(nnUNetDataLoader):
     """nnU-Net's loader with the given-label patches first and the trusted patches last in every batch.
 
@@ -26,13 +16,17 @@ class StratifiedDataLoader(nnUNetDataLoader):
     the rate that nnU-Net's fixed rule would give for this batch size; the fixed rule (the last patches of a batch)
     would give all foreground to the trusted ones.
 
+    The number of trusted patches is `trusted_share` of the batch, rounded up or down at random so that the share holds
+    in the mean also for the small batches of 3D training. Below a share of one at least one given-label patch stays in
+    a batch of several.
+
     While no case is trusted, a batch is drawn from all cases alike and carries `undivided`: true. `set_trusted` ends
     that; batches that workers have made before still come, and are known by that mark.
 
     Args:
         given: identifiers of the cases with doubtful labels. trusted: identifiers of the trusted cases, or none yet.
-        num_trusted: trusted patches per batch; all of them while `trusted_only` is set. A batch of one
-            alternates at random between the two kinds.
+        trusted_share: share of the patches that come from trusted cases, in [0, 1].
+        least_trusted: trusted patches in every batch, whatever the share.
     """
 
     def __init__(
@@ -40,14 +34,15 @@ class StratifiedDataLoader(nnUNetDataLoader):
         *args,
         given: Sequence[str],
         trusted: Sequence[str],
-        num_trusted: int,
+        trusted_share: float,
+        least_trusted: int = 0,
         **kwargs,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.num_trusted = num_trusted
+        self.least_trusted = least_trusted
         self.cases = [*given, *trusted]
         # Shared with worker processes, which load batches while the training process changes its mind.
-        self._trusted_only = multiprocessing.Value("b", 0, lock=False)
+        self._trusted_share = multiprocessing.Value("d", trusted_share, lock=False)
         self._is_trusted = multiprocessing.Array("b", [0] * len(given) + [1] * len(trusted), lock=False)
         self._undivided = multiprocessing.Value("b", not trusted, lock=False)
         if self.get_do_oversample == self._oversample_last_XX_percent:
@@ -83,19 +78,21 @@ class StratifiedDataLoader(nnUNetDataLoader):
         self._undivided.value = 0  # last: a worker looks at the others only after this
 
     @property
-    def trusted_only(self) -> bool:
-        """Draw trusted patches only."""
-        return bool(self._trusted_only.value)
+    def trusted_share(self) -> float:
+        """Share of the patches that come from trusted cases; 1: trusted patches only."""
+        return self._trusted_share.value
 
-    @trusted_only.setter
-    def trusted_only(self, value: bool) -> None:
-        self._trusted_only.value = int(value)
+    @trusted_share.setter
+    def trusted_share(self, value: float) -> None:
+        self._trusted_share.value = value
 
-    def _num_given(self) -> int:
-        """Given-label patches of the next batch; one of either kind, at random, in a batch of one."""
-        if self.trusted_only:
-            return 0
-        return int(np.random.uniform() < 0.5) if self.batch_size == 1 else self.batch_size - self.num_trusted
+    def _num_trusted(self) -> int:
+        """Trusted patches of the next batch."""
+        share = self.trusted_share
+        if share >= 1:
+            return self.batch_size
+        number = int(share * self.batch_size + np.random.uniform())
+        return max(self.least_trusted, min(number, max(1, self.batch_size - 1)))
 
     def get_indices(self) -> list[str]:
         """Case identifiers of the next batch, drawn with replacement."""
@@ -103,14 +100,14 @@ class StratifiedDataLoader(nnUNetDataLoader):
         self._batch_is_undivided = bool(self._undivided.value)
         if self._batch_is_undivided:
             return list(np.random.choice(self.cases, self.batch_size))
-        num_given = self._num_given()
+        num_given = self.batch_size - self._num_trusted()
         given = list(np.random.choice(self.given, num_given)) if num_given else []
         return given + list(np.random.choice(self.trusted, self.batch_size - num_given))
 
     def generate_train_batch(self) -> dict:
         batch = super().generate_train_batch()
         batch["undivided"] = self._batch_is_undivided
-        # Counted from the drawn cases: the batch may have been made by a worker before `trusted_only` changed here.
+        # Counted from the drawn cases: the batch may have been made by a worker before the share changed here.
         trusted = set() if self._batch_is_undivided else set(self.trusted)
         batch["num_given"] = sum(key not in trusted for key in batch["keys"])
         return batch

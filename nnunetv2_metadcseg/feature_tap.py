@@ -50,6 +50,18 @@ def without_deep_supervision(network: nn.Module) -> nn.Module:
     return network
 
 
+def with_features(network: nn.Module, data: Tensor) -> tuple[Tensor | list[Tensor], Tensor]:
+    """A forward pass: the output, and the last layer's input features (B, C, *S) at full resolution."""
+    kept = []
+    handle = last_segmentation_layer(network).register_forward_pre_hook(
+        lambda layer, inputs: kept.append(at_full_resolution(layer, inputs[0]))
+    )
+    try:
+        return network(data), kept[0]
+    finally:
+        handle.remove()
+
+
 class FeatureTap:
     """Keeps the features (B, C, *S) of the network's last forward pass in training mode.
 

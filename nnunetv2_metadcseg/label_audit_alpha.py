@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from nnunetv2_metadcseg.agreement import disagreement
 from nnunetv2_metadcseg.config import MetaDCSegConfig
-from nnunetv2_metadcseg.feature_tap import at_full_resolution, last_segmentation_layer, unwrap
+from nnunetv2_metadcseg.feature_tap import unwrap, with_features
+from nnunetv2_metadcseg.given_label_head import LabelBias
+from nnunetv2_metadcseg.opinion import OpinionNetwork
 from nnunetv2_metadcseg.targets import LabelEncoder
 from nnunetv2_metadcseg.weighting import LabelWeighting
 
@@ -37,8 +39,7 @@ class LearnedWeights:
         )
         student = deepcopy(unwrap(predictor.network))
         student.load_state_dict(predictor.list_of_parameters[0])
-        teacher = deepcopy(student)
-        teacher.load_state_dict(state["teacher"]["weights"])
+        teacher = teacher_of(student, state, self.regions)
         self.network = AlphaNetwork(student, teacher, self.weighting, self.regions).to(device).eval()
 
     def _weighting(self, ours: dict, trusted: set[str]) -> LabelWeighting:
@@ -96,15 +97,10 @@ class AlphaNetwork(nn.Module):
     The label travels as channels, so that nnU-Net's sliding window cuts and mirrors it with the image.
     """
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, weighting: LabelWeighting, regions: bool) -> None:
+    def __init__(self, student: nn.Module, teacher: OpinionNetwork, weighting: LabelWeighting, regions: bool) -> None:
         super().__init__()
         self.student, self.teacher, self.weighting, self.regions = student, teacher, weighting, regions
         self.case = self.channels = 0
-        self._features: Tensor | None = None
-        last_segmentation_layer(student).register_forward_pre_hook(self._keep)
-
-    def _keep(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self._features = at_full_resolution(module, inputs[0])
 
     def outputs(self, heads: int) -> int:
         """Decisions per voxel H."""
@@ -112,13 +108,31 @@ class AlphaNetwork(nn.Module):
 
     def forward(self, stacked: Tensor) -> Tensor:
         image, label, valid = stacked[:, : self.channels], stacked[:, self.channels : -1], stacked[:, -1:]
-        student, teacher = (self._probabilities(network(image)) for network in (self.student, self.teacher))
+        logits, features = with_features(self.student, image)
+        student = torch.sigmoid(logits.float()) if self.regions else torch.softmax(logits.float(), 1)
+        teacher = self.teacher.probabilities(image)
         cases = torch.full((len(image),), self.case, device=image.device)
         found = self.weighting.compare(teacher, label, valid)
-        return 1 - self.weighting.alpha(self._features, student, teacher, label, valid, found, cases)
+        return 1 - self.weighting.alpha(features, student, teacher, label, valid, found, cases)
 
-    def _probabilities(self, logits: Tensor) -> Tensor:
-        return torch.sigmoid(logits.float()) if self.regions else torch.softmax(logits.float(), 1)
+
+def teacher_of(network: nn.Module, state: dict, regions: bool) -> OpinionNetwork:
+    """The teacher that a checkpoint holds, with the opinion of both its last layers.
+
+    Args:
+        network: of the checkpoint's architecture; it is copied. state: of the trainer, "teacher" and so on.
+        regions: sigmoid heads.
+    """
+    network, given, bias = deepcopy(network), None, LabelBias()
+    network.load_state_dict(state["teacher"]["weights"])
+    if state.get("given_teacher") is not None:
+        weights = state["given_teacher"]["weights"]
+        given = nn.Linear(*reversed(weights["weight"].shape))
+        given.load_state_dict(weights)
+        bias.counts = state["weighting"]["label_bias"]
+    teacher = OpinionNetwork(network, given, regions)
+    teacher.bias = float(bias())
+    return teacher
 
 
 def _window(predictor: Any, network: nn.Module, channels: int) -> Any:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from nnunetv2_metadcseg.label_audit_alpha import LearnedWeights
+    from nnunetv2_metadcseg.opinion import OpinionNetwork
 
 Fold = int | str
 
@@ -300,7 +301,7 @@ class FoldNetwork:
     def __init__(self, model: TrainedModel, fold: Fold, predictor: Any, ours: dict | None) -> None:
         self.model, self.fold, self.predictor = model, fold, predictor
         state = (ours or {}).get("state") or {}
-        self.teacher = (state.get("teacher") or {}).get("weights")
+        self.teacher = self._teacher(state) if "teacher" in state else None
         self.trainer = (ours or {}).get("trainer")
         self.note: str | None = None
         if model.weights == "teacher" and self.teacher is None:
@@ -314,7 +315,14 @@ class FoldNetwork:
                 self.note or f"The checkpoint of fold {fold} has no learned weights; use --maps prediction."
             )
         if self.teacher is not None and model.weights != "student":
-            predictor.list_of_parameters = [self.teacher]
+            predictor.network, predictor.list_of_parameters = self.teacher, [self.teacher.state_dict()]
+
+    def _teacher(self, state: dict) -> OpinionNetwork:
+        from nnunetv2_metadcseg.feature_tap import unwrap
+        from nnunetv2_metadcseg.label_audit_alpha import teacher_of
+
+        teacher = teacher_of(unwrap(self.predictor.network), state, self.model.label_manager.has_regions)
+        return teacher.to(self.model.device).eval()
 
     def _learned_weights(self, ours: dict) -> LearnedWeights | None:
         from nnunetv2_metadcseg.label_audit_alpha import LearnedWeights

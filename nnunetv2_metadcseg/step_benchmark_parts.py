@@ -19,7 +19,7 @@ METADCSEG_METHODS = (
     ("", "encoder", "data"),
     ("", "forward", "forward"),
     ("", "_learn_given_labels", "given labels"),
-    ("", "_pseudo_labels", "teacher"),
+    ("", "_second_opinion", "teacher"),
     ("teacher", "update", "teacher"),
     ("weighting", "compare", "teacher"),
     ("weighting", "observe_agreement", "teacher"),

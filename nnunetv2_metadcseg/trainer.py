@@ -17,6 +17,7 @@ from nnunetv2_metadcseg.feature_tap import FeatureTap, last_segmentation_layer, 
 from nnunetv2_metadcseg.given_label_head import GivenLabelHead
 from nnunetv2_metadcseg.losses import weighted_soft_dice
 from nnunetv2_metadcseg.network_gain import NetworkGain, keep_compiled_graphs
+from nnunetv2_metadcseg.opinion import OpinionNetwork, mixed_opinion
 from nnunetv2_metadcseg.teacher import MeanTeacher
 from nnunetv2_metadcseg.trust_maps import PreprocessedTrustMaps, find_trust_maps, to_trust
 from nnunetv2_metadcseg.trusted_trainer import TrustedBatchTrainer, first_output
@@ -47,10 +48,17 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         without_deep_supervision(self.teacher.module)
         self.tap = FeatureTap(network)
         self.collective = Collective()
+        self.least_trusted = int(self.collective.world_size > 1)  # ranks must go through the same reductions
         if self.config.influence == "network":
             keep_compiled_graphs()
         self.network_gain = NetworkGain(self.config.influence_momentum, self.collective)
         self.given_head = self._build_given_head() if self.config.given_head > 0 else None
+        self.given_teacher = None if self.given_head is None else MeanTeacher(self.given_head.layer, horizon)
+        self.opinion = OpinionNetwork(
+            self.teacher.module,
+            self.given_teacher.module if self.given_teacher is not None and self.config.given_opinion else None,
+            self.label_manager.has_regions,
+        )
         self._given_loss: Tensor | float = 0.0
         self.weighting: LabelWeighting | None = None  # needs the cases: see build_train_loader
         self._weighting_state: dict | None = None  # of a checkpoint, until the cases are numbered
@@ -110,9 +118,19 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         self.weighting = self.weighting_class(self.config, self.label_manager.has_regions, trusted, self.collective)
         if self._weighting_state is not None:
             self._restore_weighting(self._weighting_state)
-        loader.trusted_only = self._needs_trusted_only
         self.train_loader = loader
+        self._set_trusted_share()
         return loader
+
+    def _set_trusted_share(self) -> None:
+        """As many trusted patches as one-sided label errors ask for. Waits for the device: not for every step."""
+        share = self.config.trusted_fraction
+        if self.starting:
+            share = 1.0 if self.given_head is None else share  # given-label patches would teach nothing yet
+        else:
+            least = min(share, self.config.least_trusted_fraction)
+            share = least + (share - least) * float(self.weighting.bias)
+        self.train_loader.trusted_share = share
 
     @property
     def starting(self) -> bool:
@@ -125,11 +143,6 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         return step < low or (self.start_dice < self.config.start_dice and step < high)
 
     @property
-    def _needs_trusted_only(self) -> bool:
-        """Whether given-label patches would teach nothing now."""
-        return self.starting and self.given_head is None
-
-    @property
     def phase(self) -> str:
         """What is trained on now, for the log."""
         return "trusted patches only" if self.starting else "given labels and trusted patches"
@@ -137,10 +150,14 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
     # ---- one step -----------------------------------------------------------------------------------------------
 
     def train_step(self, batch: dict) -> dict:
+        starting = self.starting
         result = super().train_step(batch)
         self.teacher.update(unwrap(self.network))
+        if self.given_teacher is not None:
+            self.given_teacher.update(self.given_head.layer)
         self.training_step += 1
-        self.train_loader.trusted_only = self._needs_trusted_only
+        if starting and not self.starting:
+            self._set_trusted_share()
         return result
 
     def training_targets(self, batch: dict, data: Tensor, outputs, label: Tensor, valid: Tensor):
@@ -148,7 +165,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         features, num_given = self.tap.pop(), batch["num_given"]
         given = slice(0, num_given)
         trust = self._user_trust(batch, given)
-        self._learn_given_labels(features, label, valid, num_given, trust)
+        said = self._learn_given_labels(features, label, valid, num_given, trust)
         features = features.detach()
         logits = first_output(outputs)
         student = self.probabilities(logits)
@@ -156,7 +173,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         if self.starting or self._some_rank_has_one_kind(num_given, len(data)):
             return label, torch.cat([torch.zeros_like(valid[:num_given]), valid[num_given:]])
         cases = torch.tensor([self.case_index[case] for case in batch["keys"]], device=self.device)
-        teacher = self._pseudo_labels(data, student, num_given)
+        teacher = self._second_opinion(data, student, said, num_given)
         self.weighting.observe_features(features, student, valid)
         found = self.weighting.compare(teacher, label[: len(teacher)], valid[: len(teacher)])
         self.weighting.observe_agreement(cases[: len(teacher)], found)
@@ -193,19 +210,27 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
 
     def _learn_given_labels(
         self, features: Tensor, label: Tensor, valid: Tensor, num_given: int, trust: Tensor | None
-    ) -> None:
-        """The loss of the second last layer on given-label patches, and its errors on trusted ones."""
+    ) -> Tensor | None:
+        """The loss of the second last layer on given-label patches, and its errors on trusted ones.
+
+        Returns:
+            Its probabilities (B, K, *S) for the whole batch, without gradient, or None without such a layer.
+        """
         if self.given_head is None:
-            return
+            return None
+        said = []
         if num_given:
             with self.autocast():
                 logits = self.given_head(features[:num_given])
             weight = valid[:num_given] if trust is None else valid[:num_given] * trust
             loss = self.local_loss.single(logits, label[:num_given], weight)
             self._given_loss = self.config.given_head * loss
+            said.append(logits.detach())
         with torch.no_grad(), self.autocast():
-            logits = self.given_head(features[num_given:])
-        self.weighting.observe_bias(self.probabilities(logits.float()), label[num_given:], valid[num_given:])
+            said.append(self.given_head(features[num_given:]))
+        probabilities = self.probabilities(torch.cat(said).float())
+        self.weighting.observe_bias(probabilities[num_given:], label[num_given:], valid[num_given:])
+        return probabilities
 
     def further_loss(self) -> Tensor | float:
         loss, self._given_loss = self._given_loss, 0.0
@@ -226,14 +251,26 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             return False
         return bool(self.collective.sum(torch.tensor(float(not 0 < num_given < count), device=self.device)))
 
-    def _pseudo_labels(self, data: Tensor, student: Tensor, num_given: int) -> Tensor:
-        """Teacher's probabilities of the given-label patches and, on some steps, of the trusted ones after them."""
-        calibrate = self.training_step % self.config.calibration_interval == 0
-        count = len(data) if calibrate else num_given
-        if count == 0 or not self.config.teacher:
-            return student[:count]
+    def _second_opinion(self, data: Tensor, student: Tensor, said: Tensor | None, num_given: int) -> Tensor:
+        """Probabilities that pseudo-labels are made of, for given-label patches and, on some steps, the trusted ones.
+
+        Args:
+            data: images. student, said: probabilities of the student's two last layers (B, K, *S).
+        """
+        if not self.config.teacher:
+            return mixed_opinion(student, said if self.config.given_opinion else None, self.weighting.bias)
+        count = len(data) if self._calibrates else num_given
+        if count == 0:
+            return student[:0]
+        self.opinion.bias = self.weighting.bias
         with torch.no_grad(), self.autocast():
-            return self.probabilities(self.teacher(data[:count]).float().contiguous())
+            return self.opinion.probabilities(data[:count])
+
+    @property
+    def _calibrates(self) -> bool:
+        """Whether the teacher looks at this step's trusted patches too: every so often, whatever their share."""
+        rate = min(1.0, self.config.calibration_share / self.train_loader.trusted_share)
+        return int((self.training_step + 1) * rate) > int(self.training_step * rate)
 
     def _meta_rate(self) -> float | None:
         """Share of the meta learning rate now, falling to zero over the training; None on steps without a meta step."""
@@ -279,6 +316,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
         self.weighting.statistics.reset()
+        self._set_trusted_share()
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         super().on_train_epoch_end(train_outputs)
@@ -335,6 +373,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             "teacher": self.teacher.state_dict(),
             "network_gain": self.network_gain.direction,
             "given_head": None if self.given_head is None else self.given_head.state_dict(),
+            "given_teacher": None if self.given_teacher is None else self.given_teacher.state_dict(),
             "cases": list(self.case_index),
             "weighting": self.weighting.state_dict(),
         }
@@ -348,6 +387,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         self.network_gain.direction = state["network_gain"]
         if self.given_head is not None:
             self.given_head.load_state_dict(state["given_head"])
+            self.given_teacher.load_state_dict(state["given_teacher"])
         self._weighting_state = state
 
     def _restore_weighting(self, state: dict) -> None:

@@ -26,7 +26,7 @@ from torch import Tensor, autocast
 from nnunetv2_metadcseg import __version__
 from nnunetv2_metadcseg.channels_last_norm import use_channels_last_norm
 from nnunetv2_metadcseg.config import MetaDCSegConfig
-from nnunetv2_metadcseg.data_loading import StratifiedDataLoader, trusted_patches_per_batch
+from nnunetv2_metadcseg.data_loading import StratifiedDataLoader
 from nnunetv2_metadcseg.feature_tap import unwrap
 from nnunetv2_metadcseg.losses import WeightedDiceCELoss
 from nnunetv2_metadcseg.targets import LabelEncoder
@@ -39,6 +39,7 @@ class TrustedBatchTrainer(nnUNetTrainer):
     config = MetaDCSegConfig()
     quick_norm = True  # channels_last_norm.py on the CPU; it has no second derivative
     gradient_norm = 12  # nnU-Net's bound
+    least_trusted = 0  # trusted patches in every batch, whatever their share
     _random_state: dict | None = None  # of a checkpoint, until the loaders have started
 
     # ---- set-up -------------------------------------------------------------------------------------------------
@@ -113,7 +114,8 @@ class TrustedBatchTrainer(nnUNetTrainer):
             transforms=transforms,
             given=[case for case in dataset.identifiers if case not in trusted],
             trusted=trusted,
-            num_trusted=trusted_patches_per_batch(self.batch_size, self.config.trusted_fraction),
+            trusted_share=self.config.trusted_fraction,
+            least_trusted=self.least_trusted,
         )
 
     def get_dataloaders(self):

@@ -26,10 +26,16 @@ class nnUNetTrainerMetaDCSegNoDCD(nnUNetTrainerMetaDCSeg):
     config = replace(nnUNetTrainerMetaDCSeg.config, dcd_strength=0.0)
 
 
-class nnUNetTrainerMetaDCSegNoTeacher(nnUNetTrainerMetaDCSeg):
-    """The student's own prediction is the pseudo-label."""
+class nnUNetTrainerMetaDCSegMeanTeacher(nnUNetTrainerMetaDCSeg):
+    """The pseudo-label comes from an average of the student over time, not from the student itself."""
 
-    config = replace(nnUNetTrainerMetaDCSeg.config, teacher=False)
+    config = replace(nnUNetTrainerMetaDCSeg.config, teacher=True)
+
+
+class nnUNetTrainerMetaDCSegNoGivenOpinion(nnUNetTrainerMetaDCSeg):
+    """The layer that learns the given labels has no say in the pseudo-label."""
+
+    config = replace(nnUNetTrainerMetaDCSeg.config, given_opinion=False)
 
 
 class nnUNetTrainerMetaDCSegHeadInfluence(nnUNetTrainerMetaDCSeg):

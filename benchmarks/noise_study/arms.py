@@ -37,11 +37,13 @@ _BUILT_IN = (
     Arm("l2b", "nnUNetTrainerL2B"),
     Arm("oracle_drop", "nnUNetTrainerOracleDrop", module="oracle"),
     Arm("oracle_replace", "nnUNetTrainerOracleReplace", module="oracle"),
+    Arm("oracle_alpha", "nnUNetTrainerOracleAlpha", module="oracle"),
     Arm("metadcseg", "nnUNetTrainerMetaDCSeg"),
     Arm("self_trusted", "nnUNetTrainerMetaDCSegSelfTrusted"),
     Arm("no_meta", "nnUNetTrainerMetaDCSegNoMeta"),
     Arm("no_dcd", "nnUNetTrainerMetaDCSegNoDCD"),
-    Arm("no_teacher", "nnUNetTrainerMetaDCSegNoTeacher"),
+    Arm("mean_teacher", "nnUNetTrainerMetaDCSegMeanTeacher"),
+    Arm("no_given_opinion", "nnUNetTrainerMetaDCSegNoGivenOpinion"),
     Arm("head_influence", "nnUNetTrainerMetaDCSegHeadInfluence"),
     Arm("network_influence", "nnUNetTrainerMetaDCSegNetworkInfluence"),
     Arm("no_given_head", "nnUNetTrainerMetaDCSegNoGivenHead"),
@@ -52,7 +54,7 @@ ARMS = {arm.name: arm for arm in _BUILT_IN}
 
 # What the criterion of success compares with (tables.py).
 PLAIN_ARMS = ("noisy", "trusted_only", "mixed")
-ORACLE_ARMS = ("oracle_drop", "oracle_replace")
+ORACLE_ARMS = ("oracle_drop", "oracle_replace", "oracle_alpha")
 
 
 def get_arm(name: str, variants: dict[str, dict[str, Any]] | None = None) -> Arm:

@@ -41,13 +41,18 @@ class DroppingWeighting(OracleWeighting):
 
 
 class nnUNetTrainerOracleReplace(nnUNetTrainerMetaDCSeg):
-    """Wrong voxels get the teacher's pseudo-label; same schedule and teacher as MetaDCSeg.
+    """Wrong voxels get the pseudo-label of a mean teacher; half of every batch is trusted, no second last layer.
 
     `clean_preprocessed_folder` (set by training.py) holds the clean labels, preprocessed as the noisy ones.
     """
 
     config = replace(
-        nnUNetTrainerMetaDCSeg.config, influence="none", dcd_strength=0.0, given_head=0.0, soft_pseudo_labels=True
+        nnUNetTrainerMetaDCSeg.config,
+        influence="none",
+        dcd_strength=0.0,
+        given_head=0.0,
+        soft_pseudo_labels=True,
+        teacher=True,
     )
     weighting_class = OracleWeighting
     clean_preprocessed_folder: str
@@ -70,3 +75,9 @@ class nnUNetTrainerOracleDrop(nnUNetTrainerOracleReplace):
 
     config = replace(nnUNetTrainerOracleReplace.config, start_fractions=(0.0, 0.0))
     weighting_class = DroppingWeighting
+
+
+class nnUNetTrainerOracleAlpha(nnUNetTrainerOracleReplace):
+    """All of MetaDCSeg but DCD and case weights, with the truth in place of alpha."""
+
+    config = replace(nnUNetTrainerMetaDCSeg.config, influence="none", dcd_strength=0.0)

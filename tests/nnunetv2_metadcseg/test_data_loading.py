@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
-from nnunetv2_metadcseg.data_loading import ExtraSegChannels, StratifiedDataLoader, trusted_patches_per_batch
+from nnunetv2_metadcseg.data_loading import ExtraSegChannels, StratifiedDataLoader
 
 GIVEN, TRUSTED = ["g0", "g1", "g2"], ["t0", "t1"]
 
@@ -26,7 +26,7 @@ class Dataset:
         return data, seg, None, {"class_locations": {1: np.array([[0, 0, 0, 0]])}}
 
 
-def loader(batch_size: int = 4, num_trusted: int = 2, foreground: float = 0.33, **more) -> StratifiedDataLoader:
+def loader(batch_size: int = 4, share: float = 0.5, foreground: float = 0.33, **more) -> StratifiedDataLoader:
     settings = {"dataset": Dataset(), "given": GIVEN, "trusted": TRUSTED, **more}
     labels = LabelManager({"background": 0, "x": 1}, None)
     return StratifiedDataLoader(
@@ -36,7 +36,7 @@ def loader(batch_size: int = 4, num_trusted: int = 2, foreground: float = 0.33, 
         (4, 4, 4),
         labels,
         oversample_foreground_percent=foreground,
-        num_trusted=num_trusted,
+        trusted_share=share,
         **settings,
     )
 
@@ -46,18 +46,10 @@ def seeded():
     np.random.seed(0)
 
 
-@pytest.mark.parametrize(
-    ("batch_size", "fraction", "expected"),
-    [(4, 0.5, 2), (2, 0.5, 1), (5, 0.3, 2), (8, 0.01, 1), (4, 0.99, 3), (2, 1.0, 1), (1, 0.5, 0)],
-)
-def test_trusted_patches_per_batch(batch_size, fraction, expected):
-    assert trusted_patches_per_batch(batch_size, fraction) == expected
-
-
 class TestBatches:
     @pytest.mark.parametrize(("batch_size", "num_trusted"), [(2, 1), (4, 2), (5, 1)])
     def test_given_first_then_trusted(self, batch_size, num_trusted):
-        batch = next(loader(batch_size, num_trusted))
+        batch = next(loader(batch_size, num_trusted / batch_size))
         num_given = batch_size - num_trusted
         assert batch["num_given"] == num_given
         assert set(batch["keys"][:num_given]) <= set(GIVEN)
@@ -71,28 +63,40 @@ class TestBatches:
         assert {key for _ in range(30) for key in it.get_indices()} == set(GIVEN + TRUSTED)
 
     def test_batch_of_one_draws_both_kinds(self):
-        it = loader(1, 0)
+        it = loader(1)
         counts = [next(it)["num_given"] for _ in range(40)]
         assert set(counts) == {0, 1}
         assert 8 < sum(counts) < 32
 
 
-class TestTrustedOnly:
-    def test_switch(self):
+class TestTrustedShare:
+    @pytest.mark.parametrize(("batch_size", "share"), [(2, 0.125), (2, 0.3), (8, 0.178), (5, 0.5)])
+    def test_holds_in_the_mean(self, batch_size, share):
+        it = loader(batch_size, share)
+        counts = [it._num_trusted() for _ in range(4000)]
+        assert set(counts) == {int(share * batch_size), int(share * batch_size) + 1}
+        assert np.mean(counts) == pytest.approx(share * batch_size, abs=0.04)
+
+    def test_leaves_a_given_label_patch_in_a_batch_of_several(self):
+        it = loader(4, 0.99)
+        assert {it._num_trusted() for _ in range(50)} == {3}
+
+    def test_least_number_of_trusted_patches(self):
+        it = loader(4, 0.01, least_trusted=1)
+        assert {it._num_trusted() for _ in range(50)} == {1}
+
+    def test_one_means_trusted_patches_only(self):
         it = loader()
-        it.trusted_only = True
+        it.trusted_share = 1.0
         batch = next(it)
         assert batch["num_given"] == 0
         assert set(batch["keys"]) <= set(TRUSTED)
-        it.trusted_only = False
+        it.trusted_share = 0.5
         assert next(it)["num_given"] == 2
-
-    def test_is_off_at_first(self):
-        assert loader().trusted_only is False
 
     def test_reaches_a_worker_process(self):
         it = loader()
-        changes = [partial(setattr, it, "trusted_only", value) for value in (False, True, False)]
+        changes = [partial(setattr, it, "trusted_share", value) for value in (0.5, 1.0, 0.5)]
         assert given_patches_of_a_worker(it, changes) == [2, 0, 2]
 
     def test_can_be_handed_to_nnunets_augmenter(self):
@@ -102,7 +106,7 @@ class TestTrustedOnly:
         augmenter = NonDetMultiThreadedAugmenter(it, None, 1, num_cached=1, seeds=None, pin_memory=False)
         try:
             assert next(augmenter)["num_given"] == 2
-            it.trusted_only = True
+            it.trusted_share = 1.0
             counts = [next(augmenter)["num_given"] for _ in range(20)]  # those cached before come first
             assert counts[-1] == 0
         finally:
@@ -142,7 +146,7 @@ class TestTrustedLater:
 
     def test_draws_from_all_cases_until_then(self):
         it = self.make()
-        it.trusted_only = True  # nothing to obey yet
+        it.trusted_share = 1.0  # nothing to obey yet
         assert {key for _ in range(30) for key in it.get_indices()} == set(GIVEN + TRUSTED)
         batch = next(it)
         assert batch["undivided"] is True and batch["num_given"] == 4

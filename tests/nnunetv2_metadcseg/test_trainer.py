@@ -20,8 +20,8 @@ from nnunetv2_metadcseg.trusted_cases import TrustedCasesError
 from nnunetv2_metadcseg.trusted_trainer import random_state, set_random_state, stock_class_name
 from nnunetv2_metadcseg.variants import (
     nnUNetTrainerMetaDCSeg_1epoch,
+    nnUNetTrainerMetaDCSegMeanTeacher,
     nnUNetTrainerMetaDCSegNetworkInfluence,
-    nnUNetTrainerMetaDCSegNoTeacher,
 )
 from tests.nnunetv2_metadcseg import tiny_dataset
 from tests.nnunetv2_metadcseg.tiny_dataset import TinyDataset
@@ -37,8 +37,8 @@ class ShortStartNetwork(nnUNetTrainerMetaDCSegNetworkInfluence):
     config = replace(nnUNetTrainerMetaDCSegNetworkInfluence.config, start_fractions=(0.01, 0.01))
 
 
-class ShortStartNoTeacher(nnUNetTrainerMetaDCSegNoTeacher):
-    config = replace(nnUNetTrainerMetaDCSegNoTeacher.config, start_fractions=(0.01, 0.01))
+class ShortStartMeanTeacher(nnUNetTrainerMetaDCSegMeanTeacher):
+    config = replace(nnUNetTrainerMetaDCSegMeanTeacher.config, start_fractions=(0.01, 0.01))
 
 
 class NoDeepSupervision(ShortStart):
@@ -118,14 +118,14 @@ class TestSteps:
         trainer = start(make(**settings))
         before = [parameter.detach().clone() for parameter in trainer.network.parameters()]
         batches = steps(trainer, 4)
-        assert all(batch["num_given"] == len(batch["keys"]) // 2 for batch in batches)
+        assert all(len(batch["keys"]) // 2 <= batch["num_given"] < len(batch["keys"]) for batch in batches)
         assert any(not torch.equal(a, b) for a, b in zip(before, trainer.network.parameters(), strict=True))
         means = trainer.weighting.statistics.means()
         assert 0 < means["alpha"] < 1
         assert 0 <= means["trusted_dice"] <= 1
         assert trainer.weighting.meta.scale is not None  # a meta step was made
 
-    @pytest.mark.parametrize("trainer_class", [ShortStartNetwork, ShortStartNoTeacher, NoDeepSupervision])
+    @pytest.mark.parametrize("trainer_class", [ShortStartNetwork, ShortStartMeanTeacher, NoDeepSupervision])
     @pytest.mark.parametrize("kind", ["classes", "regions and ignore"])
     def test_variants_run(self, make, trainer_class, kind):
         trainer = start(make(kind=kind), trainer_class)

@@ -20,7 +20,7 @@ MAIN = [
     nnUNetTrainerL2B,
 ]
 EPOCHS = {"1epoch": 1, "5epochs": 5, "10epochs": 10, "20epochs": 20, "50epochs": 50, "100epochs": 100, "250epochs": 250}
-ABLATIONS = ["NoMeta", "NoDCD", "NoTeacher", "HeadInfluence", "NetworkInfluence"]
+ABLATIONS = ["NoMeta", "NoDCD", "MeanTeacher", "HeadInfluence", "NetworkInfluence"]
 ABLATIONS += ["NoGivenHead", "NoCaseWeights", "NoContext"]
 NAMES = [t.__name__ for t in MAIN] + [f"{t.__name__}_{e}" for t in MAIN for e in EPOCHS]
 NAMES += [f"nnUNetTrainerMetaDCSeg{a}" for a in ABLATIONS]
@@ -58,7 +58,8 @@ def test_epoch_variants_set_the_epochs_and_nothing_else(name, monkeypatch):
     [
         ("NoMeta", "influence", "none"),
         ("NoDCD", "dcd_strength", 0.0),
-        ("NoTeacher", "teacher", False),
+        ("MeanTeacher", "teacher", True),
+        ("NoGivenOpinion", "given_opinion", False),
         ("HeadInfluence", "influence", "head"),
         ("NetworkInfluence", "influence", "network"),
         ("NoGivenHead", "given_head", 0.0),

@@ -1,0 +1,55 @@
+"""The second opinion on a given label: what the pseudo-label is made of.
+
+The layer that predicts is kept free of the errors of the given labels, but it learns what is right from few cases. The
+layer of the given labels (given_label_head.py) has learned from all of them: where their errors cancel out it knows
+more, where they are one-sided it is wrong as they are. So their opinions are mixed by how one-sided the errors are.
+
+Tensors only. B batch, K heads, `*S` space.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from nnunetv2_metadcseg.feature_tap import with_features
+from nnunetv2_metadcseg.given_label_head import per_voxel
+
+
+def mixed_opinion(predicting: Tensor, given: Tensor | None, bias: Tensor | float) -> Tensor:
+    """Probabilities (B, K, *S) of the two layers, mixed: bias * predicting + (1 - bias) * given.
+
+    Args:
+        predicting, given: (B, K, *S) of the layer that predicts and of that of the given labels; None: no such layer.
+        bias: one-sidedness of the label errors, in [0, 1] (given_label_head.LabelBias).
+    """
+    return predicting if given is None else torch.lerp(given, predicting, bias)
+
+
+class OpinionNetwork(nn.Module):
+    """A network with its two last layers, as one network that nnU-Net's predictor can run.
+
+    Args:
+        network: as nnU-Net built it. given: the layer of the given labels, or None. regions: sigmoid heads.
+    """
+
+    def __init__(self, network: nn.Module, given: nn.Linear | None, regions: bool) -> None:
+        super().__init__()
+        self.network, self.given, self.regions = network, given, regions
+        self.bias: Tensor | float = 1.0
+
+    def probabilities(self, data: Tensor) -> Tensor:
+        """(B, K, *S) of images (B, C, *S)."""
+        output, features = with_features(self.network, data)
+        logits = output if isinstance(output, Tensor) else output[0]
+        given = None if self.given is None else self._normalised(per_voxel(self.given, features))
+        return mixed_opinion(self._normalised(logits), given, self.bias)
+
+    def forward(self, data: Tensor) -> Tensor:
+        """Logits (B, K, *S) of `probabilities`."""
+        probabilities = self.probabilities(data)
+        return torch.logit(probabilities, 1e-6) if self.regions else probabilities.clamp_min(1e-6).log()
+
+    def _normalised(self, logits: Tensor) -> Tensor:
+        logits = logits.float().contiguous()  # as labels; mixed memory formats are slow
+        return torch.sigmoid(logits) if self.regions else torch.softmax(logits, 1)
