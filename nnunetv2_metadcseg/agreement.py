@@ -126,20 +126,21 @@ class CaseAgreement:
         keep = torch.where(self.beliefs < 0, 0.0, self.momentum)
         self.beliefs = torch.where(totals[:, 1] > 0, keep * self.beliefs + (1 - keep) * mean, self.beliefs)
 
-    def case_weights(self, least: float, bias: Tensor) -> Tensor:
-        """How much the given-label patches of every case count: (num_cases,); 1 for trusted cases.
+    def case_weights(self, least: float, too_large: Tensor) -> Tensor:
+        """How much the labelled structure of given-label patches counts: (num_cases,); 1 for trusted cases.
 
-        1 - bias (1 - belief), belief being the mean alpha of the case: errors that cancel out do no harm, so doubt
-        counts in proportion to how one-sided they are. Where all labels are wrong in the same way, what predicts learns
-        from the trusted patches almost alone; where errors cancel, from all patches.
+        1 - too_large (1 - belief), belief being the mean alpha of the case: errors that cancel out do no harm, so doubt
+        counts in proportion to how one-sided they are. Of labels that are all too large much of the structure is wrong
+        and pulls predictions along; their background is right. Of labels that are all too small the structure is
+        right, and so is nearly all of the much larger background.
 
         Args:
-            least: smallest weight. bias: scalar in [0, 1] (given_label_head.LabelBias).
+            least: smallest weight. too_large: scalar in [0, 1], the first of given_label_head.LabelBias.sides.
         """
         known = (self.beliefs >= 0) & ~self.trusted
         mean = torch.where(known.any(), (self.beliefs * known).sum() / known.sum().clamp_min(1), 1.0)
         doubt = 1 - torch.where(known, self.beliefs, mean)
-        return torch.where(self.trusted, 1.0, (1 - bias * doubt).clamp(least, 1.0))
+        return torch.where(self.trusted, 1.0, (1 - too_large * doubt).clamp(least, 1.0))
 
     def update(self, cases: Tensor, counts: Tensor, sizes: Tensor) -> None:
         """Fold in patches: cases (B,) int64, counts (B, D), sizes (B,). Patches without structure teach nothing.
@@ -173,9 +174,19 @@ class CaseAgreement:
         total = best.clamp(floor.sum(), self.max_optimism * floor.sum())
         return floor * total / floor.sum().clamp_min(1e-6)
 
-    def label_belief(self, cases: Tensor) -> Tensor:
-        """Probability that the given label is right where it disagrees with the teacher: (B, D) for cases (B,)."""
-        return (self.teacher_error() / self.rates()[cases].clamp_min(1e-6)).clamp(0.02, 0.98)
+    def label_belief(self, cases: Tensor, sides: Tensor) -> Tensor:
+        """Probability that the given label is right where it disagrees with the teacher: (B, D) for cases (B,).
+
+        Where all labels are too large they hardly ever lack anything, so there the mistake is the teacher's; and
+        likewise where all are too small.
+
+        Args:
+            sides: (2,) in [0, 1] (given_label_head.LabelBias.sides).
+        """
+        belief = self.teacher_error() / self.rates()[cases].clamp_min(1e-6)
+        balance = sides[1] - sides[0]
+        safe = torch.stack([balance, -balance, torch.zeros_like(balance)]).clamp_min(0)  # as EXTRA, MISSING, SWAPPED
+        return (1 - (1 - safe) * (1 - belief.clamp_max(1))).clamp(0.02, 0.98)
 
     def state_dict(self) -> dict:
         return {"counts": self.counts, "sizes": self.sizes, "beliefs": self.beliefs}

@@ -58,7 +58,7 @@ class MetaDCSegConfig:
     agreement_prior: bool = True
     # How far the teacher's own log odds of the given label at a voxel move the prior; 0: all voxels of a case alike.
     voxel_prior: float = 1.0
-    # Weigh given-label patches by the belief in their case where label errors are one-sided
+    # Weigh the structure in given labels by the belief in their case where labels are all too large
     # (agreement.CaseAgreement.case_weights), but no less than this.
     case_weighting: bool = True
     least_case_weight: float = 0.05

@@ -95,12 +95,18 @@ class LabelBias:
         old = torch.zeros_like(counts) if self.counts is None else self.counts
         self.counts = self.momentum * old + (1 - self.momentum) * counts
 
-    def __call__(self) -> Tensor:
-        """|too much - too little| / (too much + too little), both summed over classes: a scalar.
+    def sides(self) -> Tensor:
+        """How far labels are all too large, and all too small: (2,), each in [0, 1].
 
-        0 where errors cancel, 1 where all go one way, and 1 before the first update: nothing is known to cancel.
+        Sums over classes of what they have too much, or too little, on balance, divided by all errors. Both are ones
+        before the first update: nothing is known.
         """
         if self.counts is None:
-            return torch.ones(())
-        extra, missing = self.counts.unbind(1)
-        return (extra - missing).abs().sum() / (extra + missing).sum().clamp_min(1e-6)
+            return torch.ones(2)
+        balance = self.counts[:, 0] - self.counts[:, 1]
+        sides = torch.stack([balance.clamp_min(0).sum(), (-balance).clamp_min(0).sum()])
+        return sides / self.counts.sum().clamp_min(1e-6)
+
+    def __call__(self) -> Tensor:
+        """Both sides together, a scalar: 0 where errors cancel, 1 where all errors of a class go one way."""
+        return self.sides().sum().clamp_max(1)

@@ -57,7 +57,8 @@ def weighted_soft_dice(
     """Soft Dice of soft targets under voxel weights, averaged over heads (background left out unless `regions`).
 
     Dice = (2 sum w p t + smooth) / (sum w p + sum w t + smooth), as in nnU-Net's MemoryEfficientSoftDiceLoss. Without
-    batch_dice a patch counts as much as the mean of its positive weights, which the ratio itself does not feel.
+    batch_dice a patch counts as much as the mean weight of its structure, predicted or expected, which the ratio itself
+    does not feel; ignored voxels (weight zero) left out.
 
     Args:
         logits, target, weight: as in `weighted_cross_entropy`.
@@ -82,7 +83,8 @@ def weighted_soft_dice(
     dice = (2 * overlap + smooth) / (predicted + expected + smooth).clamp_min(1e-8)
     if batch_dice:
         return dice.mean()
-    share = weight.flatten(1).sum(1) / (weight > 0).flatten(1).sum(1).clamp_min(1)
+    structure = (probabilities.detach() + target) * (weight > 0)
+    share = (structure * weight).flatten(1).sum(1) / structure.flatten(1).sum(1).clamp_min(1e-6)
     return (dice.mean(1) * share).sum() / share.sum().clamp_min(1e-6)
 
 

@@ -33,7 +33,9 @@ def measure(target: Target, arms: Sequence[str], effort: Effort, scratch: Path) 
     for generator in (random.seed, np.random.seed, torch.manual_seed):
         generator(SEED)
     source = build("metadcseg_head", target)
-    batches = draw_batches(source, cycle_length(arms, source))
+    # As many given-label patches as MetaDCSeg ever draws, since they cost it more; `mixed` and L2B need a trusted one.
+    source.train_loader.trusted_share, source.train_loader.least_trusted = source.config.least_trusted_fraction, 1
+    batches = draw_batches(source, cycle_length(arms))
     weights = trained_weights(target, batches, effort.warm_up)
     trainers = {arm: build(arm, target) for arm in arms}
     for trainer in trainers.values():
@@ -41,7 +43,6 @@ def measure(target: Target, arms: Sequence[str], effort: Effort, scratch: Path) 
     costs = time_steps(trainers, batches, effort)
     if effort.memory:
         shared = scratch / "batches.pt"
-        # The first batch is one on which the teacher sees all patches.
         torch.save({"batches": batches[:2] if effort.brief else batches, "weights": weights}, shared)
         cycles = 1 if effort.brief else 2
         costs = [
@@ -58,12 +59,13 @@ def progress(items: Sequence, text: str):
 # ---- the batches -----------------------------------------------------------------------------------------------------
 
 
-def cycle_length(arms: Sequence[str], trainer: nnUNetTrainerMetaDCSeg) -> int:
-    """Steps after which the costs repeat: MetaDCSeg's teacher and meta network do more on some steps than on others.
+def cycle_length(arms: Sequence[str]) -> int:
+    """Steps after which the costs repeat: the meta network may do more on some steps than on others.
 
-    With as many batches, and one mean over all of them, the rare expensive steps count at their true rate.
+    With as many batches, and one mean over all of them, the rare expensive steps count at their true rate. At least
+    four, since the work also depends on how many voxels of a batch disagree.
     """
-    return math.lcm(trainer.config.calibration_interval, *(meta_interval(arm) for arm in arms))
+    return math.lcm(4, *(meta_interval(arm) for arm in arms))
 
 
 def draw_batches(trainer: TrustedBatchTrainer, count: int) -> list[dict]:

@@ -161,7 +161,8 @@ class LabelWeighting:
     def _prior(self, evidence: Evidence, direction: Tensor, cases: Tensor) -> Tensor:
         if not self.config.agreement_prior:
             return torch.zeros(len(evidence.features), device=direction.device)
-        belief = self.agreement.label_belief(cases)[evidence.where[0], at_decisions(direction, evidence.where)]
+        belief = self.agreement.label_belief(cases, self.label_bias.sides())
+        belief = belief[evidence.where[0], at_decisions(direction, evidence.where)]
         return torch.logit(belief) + self.config.voxel_prior * (1 - self.bias) * self._odds(evidence)
 
     def _odds(self, evidence: Evidence) -> Tensor:
@@ -211,9 +212,10 @@ class LabelWeighting:
         if self.config.dcd_strength > 0:
             weight = weight * self.centers.gamma(features, valid)
         if self.config.case_weighting:
-            belief = self.agreement.case_weights(self.config.least_case_weight, self.bias)[cases]
-            self.statistics.add(case_weight=belief.mean())
-            weight = weight * belief.view(-1, *[1] * (weight.ndim - 1))
+            counts = self.agreement.case_weights(self.config.least_case_weight, self.label_bias.sides()[0])[cases]
+            self.statistics.add(case_weight=counts.mean())
+            structure = label if self.regions else 1 - label[:, :1]
+            weight = weight * torch.where(structure > 0.5, counts.view(-1, *[1] * (weight.ndim - 1)), 1.0)
         return target, weight
 
     # ---- state --------------------------------------------------------------------------------------------------
