@@ -12,6 +12,8 @@ from nnunetv2_metadcseg.agreement import (
     hard_labels,
 )
 
+BALANCED = torch.zeros(2)  # errors that cancel out
+
 
 def one_hot(labels, heads: int = 3) -> torch.Tensor:
     """A row of class numbers -> (1, K, V, 1)."""
@@ -124,7 +126,7 @@ class TestCases:
     def test_belief_is_the_teachers_error_over_the_cases_disagreement(self):
         # The teacher errs by 0.1 on trusted cases; the best given-label case differs as much.
         cases = agreement([[0.05, 0.05, 0], [0.05, 0.05, 0], [0.5, 0.05, 0]], [True, False, False], best_share=0.0)
-        belief = cases.label_belief(torch.tensor([1, 2]))
+        belief = cases.label_belief(torch.tensor([1, 2]), BALANCED)
         torch.testing.assert_close(belief[:, :2], torch.tensor([[0.98, 0.98], [0.1, 0.98]]))
 
     def test_the_best_given_cases_raise_the_teachers_error_within_bounds(self):
@@ -136,13 +138,23 @@ class TestCases:
         lower = agreement([[0.1, 0, 0], [0.01, 0, 0]], [True, False], **settings)
         assert lower.teacher_error()[0].item() == pytest.approx(0.1)
 
+    @pytest.mark.parametrize(
+        ("sides", "expected"),
+        [((0.9, 0.1), [0.1, 0.82, 0.1]), ((0.0, 1.0), [0.98, 0.1, 0.1]), ((1.0, 1.0), [0.1, 0.1, 0.1])],
+        ids=["too large", "too small", "unknown"],
+    )
+    def test_one_sided_labels_are_right_on_their_other_side(self, sides, expected):
+        cases = agreement([[0.05, 0.05, 0.05], [0.5, 0.5, 0.5]], [True, False], best_share=0.0, max_optimism=1.0)
+        belief = cases.label_belief(torch.tensor([1]), torch.tensor(sides))
+        torch.testing.assert_close(belief, torch.tensor([expected]))
+
     def test_labels_are_believed_until_a_trusted_case_was_seen(self):
         cases = agreement([[0.5, 0.5, 0.5]], [False])
-        assert (cases.label_belief(torch.tensor([0])) == 0.98).all()
+        assert (cases.label_belief(torch.tensor([0]), BALANCED) == 0.98).all()
 
     def test_belief_stays_inside_its_bounds(self):
         cases = agreement([[0.0, 0, 0], [1.0, 1, 1]], [True, False])
-        belief = cases.label_belief(torch.tensor([0, 1]))
+        belief = cases.label_belief(torch.tensor([0, 1]), BALANCED)
         assert belief.min() >= 0.019
         assert belief.max() <= 0.981
 
@@ -174,7 +186,7 @@ class TestCaseWeights:
 
     @staticmethod
     def weights(cases: CaseAgreement, bias: float = 1.0) -> list[float]:
-        return cases.case_weights(least=0.05, bias=torch.tensor(bias)).tolist()
+        return cases.case_weights(least=0.05, too_large=torch.tensor(bias)).tolist()
 
     def test_weights_are_the_mean_alpha_where_label_and_teacher_disagree(self):
         assert self.weights(self.believed(0.8, 0.2)) == pytest.approx([0.8, 0.2, 1.0])

@@ -121,8 +121,17 @@ class TestBias:
         update(bias, *(torch.cat(pair, 1) for pair in zip(large[:2], small[:2], strict=True)), large[2])
         assert bias() == pytest.approx(1.0)
 
+    def test_sides(self):
+        bias = LabelBias()
+        update(bias, *maps(extra=6, missing=2))
+        assert bias.sides().tolist() == pytest.approx([0.5, 0.0])
+        bias = LabelBias()
+        update(bias, *maps(extra=1, missing=4))
+        assert bias.sides().tolist() == pytest.approx([0.0, 0.6])
+
     def test_unknown_counts_as_one_sided(self):
         assert LabelBias()() == 1.0
+        assert LabelBias().sides().tolist() == [1.0, 1.0]
 
     def test_no_error_at_all(self):
         bias = LabelBias()

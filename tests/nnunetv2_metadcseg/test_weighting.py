@@ -157,7 +157,7 @@ class TestSettings:
         before = copy.deepcopy(weighting.state_dict()["meta"]["network"])
         alpha, _, _ = step(weighting, batch)
         found = disagreement(batch.label[:2], batch.teacher[:2], batch.valid[:2], False)
-        belief = weighting.agreement.label_belief(batch.cases[:2])
+        belief = weighting.agreement.label_belief(batch.cases[:2], weighting.label_bias.sides())
         expected = belief.gather(1, found.direction.flatten(1)).reshape(found.direction.shape)
         torch.testing.assert_close(alpha[found.differs], expected[found.differs])
         after = weighting.state_dict()["meta"]["network"]
@@ -195,12 +195,21 @@ class TestSettings:
         a, b = (believe(weighting, x) for x in (batch, other))
         assert torch.equal(a, b)
 
-    def test_one_sided_errors_take_weight_from_patches_of_doubtful_cases(self):
-        weighting = new(dcd_strength=0.0)
-        _, _, weight = step(weighting, Batch(0))
-        belief = weighting.agreement.case_weights(0.05, torch.tensor(1.0))[Batch(0).cases[:2]]
+    @pytest.mark.parametrize("regions", [False, True])
+    def test_labels_that_are_too_large_lose_weight_where_they_have_structure(self, regions):
+        weighting, batch = new(regions, dcd_strength=0.0), Batch(0, regions)
+        _, _, weight = step(weighting, batch)
+        belief = weighting.agreement.case_weights(0.05, torch.tensor(1.0))[batch.cases[:2]]
         assert (belief < 1).all()
-        torch.testing.assert_close(weight, belief.view(2, 1, 1, 1, 1).expand_as(weight))
+        structure = batch.label[:2] if regions else 1 - batch.label[:2, :1]
+        expected = torch.where(structure > 0, belief.view(2, 1, 1, 1, 1), 1.0)
+        torch.testing.assert_close(weight, expected)
+
+    def test_labels_that_are_too_small_keep_their_weight(self):
+        weighting = new(dcd_strength=0.0)
+        weighting.label_bias.counts = torch.tensor([[0.0, 5.0]])
+        _, _, weight = step(weighting, Batch(0))
+        torch.testing.assert_close(weight, torch.ones_like(weight))
 
     def test_dcd_off_leaves_unit_weights(self):
         _, _, weight = step(new(dcd_strength=0.0, case_weighting=False), Batch(0))
