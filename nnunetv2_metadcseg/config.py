@@ -15,7 +15,7 @@ class MetaDCSegConfig:
     # Share of the patches that come from trusted cases: during the start and where label errors are all one-sided (and
     # in the `mixed` baseline), and where they cancel out: there the given labels teach too, and of more images.
     trusted_fraction: float = 0.5
-    least_trusted_fraction: float = 0.125
+    least_trusted_fraction: float = 0.25
     # The training starts on trusted patches only: warming up on the given labels teaches their bias. The start lasts
     # until the Dice on them reaches `start_dice`, but no less and no more than these shares of the training.
     start_fractions: tuple[float, float] = (0.05, 0.6)

@@ -13,8 +13,7 @@ from nnunetv2.training.nnUNetTrainer.primus import primus_trainers
 from nnunetv2.training.nnUNetTrainer.primus.primus_trainers import AbstractPrimus
 
 from nnunetv2_metadcseg import primus
-from nnunetv2_metadcseg.feature_tap import FeatureTap, last_segmentation_layer
-from nnunetv2_metadcseg.label_audit_alpha import AlphaNetwork
+from nnunetv2_metadcseg.feature_tap import FeatureTap, last_segmentation_layer, with_features
 from nnunetv2_metadcseg.primus import MetaDCSegPrimus, PrimusCheckpoints
 from nnunetv2_metadcseg.trusted_trainer import stock_class_name
 from tests.nnunetv2_metadcseg import tiny_dataset
@@ -70,10 +69,8 @@ def test_features_give_the_full_resolution_logits():
 
 
 def test_the_audit_sees_features_per_voxel():
-    student = tiny_primus()
-    alpha = AlphaNetwork(student, tiny_primus(), None, False)
-    student(torch.randn(1, 1, 8, 16, 16))
-    assert alpha._features.shape[2:] == (8, 16, 16)
+    _, features = with_features(tiny_primus(), torch.randn(1, 1, 8, 16, 16))
+    assert features.shape[2:] == (8, 16, 16)
 
 
 @pytest.mark.parametrize("kind", ["classes", "regions and ignore"])
