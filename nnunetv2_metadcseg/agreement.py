@@ -1,4 +1,4 @@
-"""Disagreement of labels with the teacher, case by case: the prior of the weights.
+"""Disagreement of labels with the teacher (the second opinion), case by case: the prior of the weights.
 
 Label noise belongs to whole cases. If a case's label disagrees with the teacher on a share d of its structure, and
 the teacher alone is wrong on a share e of unseen clean structure, then a disagreeing voxel of this case is the
@@ -186,6 +186,7 @@ class CaseAgreement:
         belief = self.teacher_error() / self.rates()[cases].clamp_min(1e-6)
         balance = sides[1] - sides[0]
         safe = torch.stack([balance, -balance, torch.zeros_like(balance)]).clamp_min(0)  # as EXTRA, MISSING, SWAPPED
+        safe = safe.to(belief.device)  # of `sides` while nothing is known: the CPU
         return (1 - (1 - safe) * (1 - belief.clamp_max(1))).clamp(0.02, 0.98)
 
     def state_dict(self) -> dict:

@@ -28,8 +28,9 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
     """MetaDCSeg (arXiv 2511.18894) in nnU-Net: learned trust in labels and pseudo-labels, Dynamic Center Distance.
 
     What predicts starts on the trusted patches alone, then learns given-label patches whose target is the given label
-    where the teacher agrees and alpha label + beta pseudo-label where it does not. A second last layer learns the given
-    labels as they are, so that their images teach the features throughout. See docs/method.md.
+    where a second opinion agrees and alpha label + beta pseudo-label where it does not. A second last layer learns the
+    given labels as they are, so that their images teach the features throughout; it has a say in the second opinion, as
+    far as label errors cancel out. See docs/method.md.
     """
 
     config = MetaDCSegConfig()
