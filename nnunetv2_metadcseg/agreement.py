@@ -22,6 +22,11 @@ EXTRA, MISSING, SWAPPED = 0, 1, 2
 NUM_DIRECTIONS = 3
 
 
+def probabilities_of(logits: Tensor, regions: bool) -> Tensor:
+    """Softmax over the heads of (B, K, *S) logits, or the sigmoid of every region head."""
+    return torch.sigmoid(logits) if regions else torch.softmax(logits, 1)
+
+
 def hard_labels(probabilities: Tensor, regions: bool) -> Tensor:
     """(B, K, *S) probabilities or targets -> zeros and ones of the same shape (one-hot unless `regions`)."""
     if regions:
@@ -186,7 +191,6 @@ class CaseAgreement:
         belief = self.teacher_error() / self.rates()[cases].clamp_min(1e-6)
         balance = sides[1] - sides[0]
         safe = torch.stack([balance, -balance, torch.zeros_like(balance)]).clamp_min(0)  # as EXTRA, MISSING, SWAPPED
-        safe = safe.to(belief.device)  # of `sides` while nothing is known: the CPU
         return (1 - (1 - safe) * (1 - belief.clamp_max(1))).clamp(0.02, 0.98)
 
     def state_dict(self) -> dict:

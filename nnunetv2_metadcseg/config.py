@@ -40,8 +40,8 @@ class MetaDCSegConfig:
     meta_pull: float = 0.05
     # Show the meta-weight network how the whole case disagrees with the teacher.
     context: bool = True
-    # Pseudo-labels in the mixed target: the soft probabilities, or its decision. Where alpha is small but not
-    # zero, soft ones drift towards the given label: the network learns its own answer plus a little of the label.
+    # Pseudo-labels in the mixed target: the second opinion's probabilities, or its decision. Where alpha is small but
+    # not zero, soft ones drift towards the given label: the network learns its own answer plus a little of the label.
     soft_pseudo_labels: bool = False
     # Loss of a second last layer that learns the given labels as they are (given_label_head.py), times this; 0: no such
     # layer. Its learning rate (Adam, falling as nnU-Net's), and how long it remembers how one-sided their errors are.

@@ -80,11 +80,17 @@ class LabelBias:
     patches is the error that the given labels have in common.
 
     Args:
-        momentum: share of the old counts kept per update. collective: reductions over DDP ranks.
+        momentum: share of the old counts kept per update. device: of the counts.
+        collective: reductions over DDP ranks.
     """
 
-    def __init__(self, momentum: float = 0.98, collective: Collective | None = None) -> None:
-        self.momentum, self.collective = momentum, collective or Collective()
+    def __init__(
+        self,
+        momentum: float = 0.98,
+        device: torch.device | str = "cpu",
+        collective: Collective | None = None,
+    ) -> None:
+        self.momentum, self.device, self.collective = momentum, device, collective or Collective()
         self.counts: Tensor | None = None  # (K, 2): too much, too little
 
     @torch.no_grad()
@@ -102,7 +108,7 @@ class LabelBias:
         before the first update: nothing is known.
         """
         if self.counts is None:
-            return torch.ones(2)
+            return torch.ones(2, device=self.device)
         balance = self.counts[:, 0] - self.counts[:, 1]
         sides = torch.stack([balance.clamp_min(0).sum(), (-balance).clamp_min(0).sum()])
         return sides / self.counts.sum().clamp_min(1e-6)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nnunetv2_metadcseg.agreement import disagreement
+from nnunetv2_metadcseg.agreement import disagreement, probabilities_of
 from nnunetv2_metadcseg.config import MetaDCSegConfig
 from nnunetv2_metadcseg.feature_tap import unwrap, with_features
 from nnunetv2_metadcseg.given_label_head import LabelBias
@@ -84,8 +84,7 @@ class LearnedWeights:
         return runner.predict_sliding_window_return_logits(stacked).float().cpu().amax(0, keepdim=True)
 
     def _count(self, number: int, logits: Tensor, target: Tensor, valid: Tensor) -> None:
-        probabilities = torch.sigmoid(logits) if self.regions else torch.softmax(logits, 1)
-        found = disagreement(target, probabilities, valid, self.regions)
+        found = disagreement(target, probabilities_of(logits, self.regions), valid, self.regions)
         agreement = self.weighting.agreement
         agreement.counts[number] = found.counts()[0].to(self.device)
         agreement.sizes[number] = found.sizes[0].to(self.device)
@@ -109,7 +108,7 @@ class AlphaNetwork(nn.Module):
     def forward(self, stacked: Tensor) -> Tensor:
         image, label, valid = stacked[:, : self.channels], stacked[:, self.channels : -1], stacked[:, -1:]
         logits, features = with_features(self.student, image)
-        student = torch.sigmoid(logits.float()) if self.regions else torch.softmax(logits.float(), 1)
+        student = probabilities_of(logits.float(), self.regions)
         teacher = self.teacher.probabilities(image)
         cases = torch.full((len(image),), self.case, device=image.device)
         found = self.weighting.compare(teacher, label, valid)

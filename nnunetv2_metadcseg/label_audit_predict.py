@@ -301,10 +301,9 @@ class FoldNetwork:
     def __init__(self, model: TrainedModel, fold: Fold, predictor: Any, ours: dict | None) -> None:
         self.model, self.fold, self.predictor = model, fold, predictor
         state = (ours or {}).get("state") or {}
-        self.teacher = self._teacher(state) if "teacher" in state else None
         self.trainer = (ours or {}).get("trainer")
         self.note: str | None = None
-        if model.weights == "teacher" and self.teacher is None:
+        if model.weights == "teacher" and "teacher" not in state:
             raise AuditError(
                 f"The checkpoint of fold {fold} has no teacher (only nnUNetTrainerMetaDCSeg keeps one); "
                 "use --weights student."
@@ -314,10 +313,13 @@ class FoldNetwork:
             raise AuditError(
                 self.note or f"The checkpoint of fold {fold} has no learned weights; use --maps prediction."
             )
+        self.teacher = self._teacher(state) if "teacher" in state else None
         if self.teacher is not None and model.weights != "student":
             predictor.network, predictor.list_of_parameters = self.teacher, [self.teacher.state_dict()]
 
     def _teacher(self, state: dict) -> OpinionNetwork:
+        if self.learned is not None:
+            return self.learned.network.teacher  # no second copy of the weights
         from nnunetv2_metadcseg.feature_tap import unwrap
         from nnunetv2_metadcseg.label_audit_alpha import teacher_of
 

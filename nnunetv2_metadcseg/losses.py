@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nnunetv2_metadcseg.agreement import probabilities_of
+
 
 def voxel_cross_entropy(logits: Tensor, target: Tensor, regions: bool = False) -> Tensor:
     """Cross entropy of every voxel against a soft target.
@@ -68,7 +70,7 @@ def weighted_soft_dice(
     Returns:
         A scalar in [0, 1]; the loss is its negative.
     """
-    probabilities = torch.sigmoid(logits) if regions else torch.softmax(logits, 1)
+    probabilities = probabilities_of(logits, regions)
     if not regions:
         probabilities, target = probabilities[:, 1:], target[:, 1:]
         weight = weight if weight.shape[1] == 1 else weight[:, 1:]

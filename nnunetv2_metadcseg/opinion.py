@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from nnunetv2_metadcseg.agreement import probabilities_of
 from nnunetv2_metadcseg.feature_tap import with_features
 from nnunetv2_metadcseg.given_label_head import per_voxel
 
@@ -30,7 +31,8 @@ class OpinionNetwork(nn.Module):
     """A network with its two last layers, as one network that nnU-Net's predictor can run.
 
     Args:
-        network: as nnU-Net built it. given: the layer of the given labels, or None. regions: sigmoid heads.
+        network: as nnU-Net built it, without deep supervision. given: the layer of the given labels, or None.
+        regions: sigmoid heads.
     """
 
     def __init__(self, network: nn.Module, given: nn.Linear | None, regions: bool) -> None:
@@ -40,8 +42,7 @@ class OpinionNetwork(nn.Module):
 
     def probabilities(self, data: Tensor) -> Tensor:
         """(B, K, *S) of images (B, C, *S)."""
-        output, features = with_features(self.network, data)
-        logits = output if isinstance(output, Tensor) else output[0]
+        logits, features = with_features(self.network, data)
         given = None if self.given is None else self._normalised(per_voxel(self.given, features))
         return mixed_opinion(self._normalised(logits), given, self.bias)
 
@@ -51,5 +52,5 @@ class OpinionNetwork(nn.Module):
         return torch.logit(probabilities, 1e-6) if self.regions else probabilities.clamp_min(1e-6).log()
 
     def _normalised(self, logits: Tensor) -> Tensor:
-        logits = logits.float().contiguous()  # as labels; mixed memory formats are slow
-        return torch.sigmoid(logits) if self.regions else torch.softmax(logits, 1)
+        # Contiguous as labels are: mixed memory formats are slow.
+        return probabilities_of(logits.float().contiguous(), self.regions)

@@ -24,6 +24,7 @@ from nnunetv2.utilities.helpers import dummy_context
 from torch import Tensor, autocast
 
 from nnunetv2_metadcseg import __version__
+from nnunetv2_metadcseg.agreement import probabilities_of
 from nnunetv2_metadcseg.channels_last_norm import use_channels_last_norm
 from nnunetv2_metadcseg.config import MetaDCSegConfig
 from nnunetv2_metadcseg.data_loading import StratifiedDataLoader
@@ -192,7 +193,7 @@ class TrustedBatchTrainer(nnUNetTrainer):
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Softmax, or sigmoid for region heads."""
-        return torch.sigmoid(logits) if self.label_manager.has_regions else torch.softmax(logits, 1)
+        return probabilities_of(logits, self.label_manager.has_regions)
 
     def to_device(self, data: Tensor) -> Tensor:
         data = data.to(self.device, non_blocking=True)

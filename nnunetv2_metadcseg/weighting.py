@@ -65,7 +65,7 @@ class LabelWeighting:
             collective=self.collective,
         )
         self.mean_odds: Tensor | None = None  # of the given label by the teacher, where they disagree
-        self.label_bias = LabelBias(config.bias_momentum, self.collective)
+        self.label_bias = LabelBias(config.bias_momentum, trusted.device, self.collective)
         self.statistics = EpochStatistics()
 
     @property

@@ -4,25 +4,14 @@ import pytest
 import torch
 from torch import nn
 
+from nnunetv2_metadcseg.feature_tap import with_features
 from nnunetv2_metadcseg.opinion import OpinionNetwork, mixed_opinion
-
-
-class Network(nn.Module):
-    """As much of a U-Net as is looked at: features, then the last segmentation layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Conv2d(1, 4, 3, padding=1)
-        self.decoder = nn.Module()
-        self.decoder.seg_layers = nn.ModuleList([nn.Conv2d(4, 3, 1)])
-
-    def forward(self, data):
-        return self.decoder.seg_layers[-1](self.body(data))
+from tests.nnunetv2_metadcseg.networks import small_unet
 
 
 def opinion(regions: bool, given: bool = True) -> OpinionNetwork:
     torch.manual_seed(0)
-    return OpinionNetwork(Network(), nn.Linear(4, 3) if given else None, regions)
+    return OpinionNetwork(small_unet(2, 3, deep_supervision=False), nn.Linear(4, 3) if given else None, regions)
 
 
 def squash(logits: torch.Tensor, regions: bool) -> torch.Tensor:
@@ -39,13 +28,13 @@ def test_bias_decides_whose_opinion_counts():
 
 @pytest.mark.parametrize("regions", [False, True])
 class TestNetwork:
-    data = torch.randn(2, 1, 5, 6, generator=torch.Generator().manual_seed(1))
+    data = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 
     def test_mixes_both_last_layers(self, regions):
         network = opinion(regions)
         network.bias = 0.25
-        features = network.network.body(self.data)
-        own = squash(network.network(self.data), regions)
+        logits, features = with_features(network.network, self.data)
+        own = squash(logits, regions)
         given = squash(network.given(features.movedim(1, -1)).movedim(-1, 1), regions)
         torch.testing.assert_close(network.probabilities(self.data), 0.25 * own + 0.75 * given)
 

@@ -21,7 +21,7 @@ MAIN = [
 ]
 EPOCHS = {"1epoch": 1, "5epochs": 5, "10epochs": 10, "20epochs": 20, "50epochs": 50, "100epochs": 100, "250epochs": 250}
 ABLATIONS = ["NoMeta", "NoDCD", "MeanTeacher", "HeadInfluence", "NetworkInfluence"]
-ABLATIONS += ["NoGivenHead", "NoCaseWeights", "NoContext"]
+ABLATIONS += ["NoGivenHead", "NoGivenOpinion", "NoCaseWeights", "NoContext"]
 NAMES = [t.__name__ for t in MAIN] + [f"{t.__name__}_{e}" for t in MAIN for e in EPOCHS]
 NAMES += [f"nnUNetTrainerMetaDCSeg{a}" for a in ABLATIONS]
 
