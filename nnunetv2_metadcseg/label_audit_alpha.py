@@ -39,8 +39,8 @@ class LearnedWeights:
         )
         student = deepcopy(unwrap(predictor.network))
         student.load_state_dict(predictor.list_of_parameters[0])
-        teacher = teacher_of(student, state, self.regions)
-        self.network = AlphaNetwork(student, teacher, self.weighting, self.regions).to(device).eval()
+        opinion = opinion_of(student, ours, self.regions)
+        self.network = AlphaNetwork(student, opinion, self.weighting, self.regions).to(device).eval()
 
     def _weighting(self, ours: dict, trusted: set[str]) -> LabelWeighting:
         """With one case more than the trainer numbered: the place of a case that it has not seen."""
@@ -96,9 +96,9 @@ class AlphaNetwork(nn.Module):
     The label travels as channels, so that nnU-Net's sliding window cuts and mirrors it with the image.
     """
 
-    def __init__(self, student: nn.Module, teacher: OpinionNetwork, weighting: LabelWeighting, regions: bool) -> None:
+    def __init__(self, student: nn.Module, opinion: OpinionNetwork, weighting: LabelWeighting, regions: bool) -> None:
         super().__init__()
-        self.student, self.teacher, self.weighting, self.regions = student, teacher, weighting, regions
+        self.student, self.opinion, self.weighting, self.regions = student, opinion, weighting, regions
         self.case = self.channels = 0
 
     def outputs(self, heads: int) -> int:
@@ -109,29 +109,34 @@ class AlphaNetwork(nn.Module):
         image, label, valid = stacked[:, : self.channels], stacked[:, self.channels : -1], stacked[:, -1:]
         logits, features = with_features(self.student, image)
         student = probabilities_of(logits.float(), self.regions)
-        teacher = self.teacher.probabilities(image)
+        own = self.opinion.network is self.student
+        teacher = self.opinion.of_outputs(logits, features) if own else self.opinion.probabilities(image)
         cases = torch.full((len(image),), self.case, device=image.device)
         found = self.weighting.compare(teacher, label, valid)
         return 1 - self.weighting.alpha(features, student, teacher, label, valid, found, cases)
 
 
-def teacher_of(network: nn.Module, state: dict, regions: bool) -> OpinionNetwork:
-    """The teacher that a checkpoint holds, with the opinion of both its last layers.
+def opinion_of(student: nn.Module, ours: dict, regions: bool) -> OpinionNetwork:
+    """The second opinion that a checkpoint holds: of the student's two last layers, or of the teacher's.
 
     Args:
-        network: of the checkpoint's architecture; it is copied. state: of the trainer, "teacher" and so on.
-        regions: sigmoid heads.
+        student: with the checkpoint's weights; part of the result where there is no teacher.
+        ours: the checkpoint's entry "metadcseg". regions: sigmoid heads.
     """
-    network, given, bias = deepcopy(network), None, LabelBias()
-    network.load_state_dict(state["teacher"]["weights"])
-    if state.get("given_teacher") is not None:
-        weights = state["given_teacher"]["weights"]
+    state, given = ours["state"], None
+    if state["given_head"] is not None and ours["config"]["given_opinion"]:
+        weights = state["given_head"]["layer"]
         given = nn.Linear(*reversed(weights["weight"].shape))
         given.load_state_dict(weights)
-        bias.counts = state["weighting"]["label_bias"]
-    teacher = OpinionNetwork(network, given, regions)
-    teacher.bias = float(bias())
-    return teacher
+    if state["teacher"] is None:
+        opinion = OpinionNetwork(student, given, regions)
+    else:
+        opinion = OpinionNetwork(deepcopy(student), given, regions)
+        opinion.load_state_dict(state["teacher"]["weights"])
+    bias = LabelBias()
+    bias.counts = state["weighting"]["label_bias"]
+    opinion.bias = float(bias())
+    return opinion
 
 
 def _window(predictor: Any, network: nn.Module, channels: int) -> Any:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     import torch
 
     from nnunetv2_metadcseg.label_audit_alpha import LearnedWeights
-    from nnunetv2_metadcseg.opinion import OpinionNetwork
 
 Fold = int | str
 
@@ -71,8 +70,9 @@ class TrainedModel:
     Args:
         folder: NETWORK__PLANS__CONFIGURATION folder in nnUNet_results. preprocessed: the data set's folder in
             nnUNet_preprocessed. folds: numbers, or "all". checkpoint: file name.
-        weights: "auto" (the teacher where the checkpoint has one), "student" or "teacher".
-        maps: "prediction", or "learned" to add the trainer's own weights (three times the work).
+        source: what predicts: "opinion" (both last layers of MetaDCSeg), "network" (as nnUNetv2_predict does), or
+            "auto" (the opinion where the checkpoint has one).
+        maps: "prediction", or "learned" to add the trainer's own weights (a second pass over the case).
         device: torch device name. mirroring: test-time mirroring. tile_step_size: of the sliding window.
 
     Raises:
@@ -85,14 +85,14 @@ class TrainedModel:
         preprocessed: Path,
         folds: Sequence[Fold],
         checkpoint: str = "checkpoint_final.pth",
-        weights: str = "auto",
+        source: str = "auto",
         maps: str = "prediction",
         device: str = "cpu",
         mirroring: bool = True,
         tile_step_size: float = 0.5,
     ) -> None:
         self.folder, self.preprocessed, self.folds = folder, preprocessed, tuple(folds)
-        self.weights, self.maps = weights, maps
+        self.source, self.maps = source, maps
         self.mirroring, self.tile_step_size = mirroring, tile_step_size
         missing = [str(p) for p in self._files(checkpoint) if not p.is_file()]
         if missing:
@@ -303,28 +303,21 @@ class FoldNetwork:
         state = (ours or {}).get("state") or {}
         self.trainer = (ours or {}).get("trainer")
         self.note: str | None = None
-        if model.weights == "teacher" and "teacher" not in state:
-            raise AuditError(
-                f"The checkpoint of fold {fold} has no teacher (only nnUNetTrainerMetaDCSeg keeps one); "
-                "use --weights student."
-            )
         self.learned = self._learned_weights(ours) if "weighting" in state else None
+        if model.source == "opinion" and self.learned is None:
+            raise AuditError(
+                self.note
+                or f"The checkpoint of fold {fold} has no second opinion (only nnUNetTrainerMetaDCSeg keeps one); "
+                "use --source network."
+            )
         if model.maps == "learned" and self.learned is None:
             raise AuditError(
                 self.note or f"The checkpoint of fold {fold} has no learned weights; use --maps prediction."
             )
-        self.teacher = self._teacher(state) if "teacher" in state else None
-        if self.teacher is not None and model.weights != "student":
-            predictor.network, predictor.list_of_parameters = self.teacher, [self.teacher.state_dict()]
-
-    def _teacher(self, state: dict) -> OpinionNetwork:
-        if self.learned is not None:
-            return self.learned.network.teacher  # no second copy of the weights
-        from nnunetv2_metadcseg.feature_tap import unwrap
-        from nnunetv2_metadcseg.label_audit_alpha import teacher_of
-
-        teacher = teacher_of(unwrap(self.predictor.network), state, self.model.label_manager.has_regions)
-        return teacher.to(self.model.device).eval()
+        self.source = "network" if self.learned is None or model.source == "network" else "opinion"
+        if self.source == "opinion":
+            opinion = self.learned.network.opinion
+            predictor.network, predictor.list_of_parameters = opinion, [opinion.state_dict()]
 
     def _learned_weights(self, ours: dict) -> LearnedWeights | None:
         from nnunetv2_metadcseg.label_audit_alpha import LearnedWeights

@@ -42,7 +42,10 @@ class OpinionNetwork(nn.Module):
 
     def probabilities(self, data: Tensor) -> Tensor:
         """(B, K, *S) of images (B, C, *S)."""
-        logits, features = with_features(self.network, data)
+        return self.of_outputs(*with_features(self.network, data))
+
+    def of_outputs(self, logits: Tensor, features: Tensor) -> Tensor:
+        """The same from the network's logits (B, K, *S) and the input features (B, C, *S) of its last layer."""
         given = None if self.given is None else self._normalised(per_voxel(self.given, features))
         return mixed_opinion(self._normalised(logits), given, self.bias)
 

@@ -161,8 +161,8 @@ class nnUNetTrainerMetaDCSegSelfTrusted(nnUNetTrainerMetaDCSeg):
             )
         self.chosen = [cases[i] for i in sorted(best)]
         self.weighting.agreement.trusted[sorted(best)] = True
-        # The teacher has averaged over networks that learned the wrong labels; it begins anew with the student.
-        self.teacher.updates = 0
+        if self.teacher is not None:  # it has averaged over networks that learned the wrong labels
+            self.teacher.updates = 0
         self.train_loader.set_trusted(self.chosen)
         self._report({cases[i]: scores[i] for i in best}, dict(zip(cases, scores, strict=True)))
         self.warn_about_absent_classes(self.chosen, cases)

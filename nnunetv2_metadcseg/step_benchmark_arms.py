@@ -137,10 +137,8 @@ def build(arm: str, target: Target) -> nnUNetTrainer:
 
 
 def load_weights(trainer: nnUNetTrainer, weights: dict[str, Tensor]) -> None:
-    """The same briefly trained weights for every arm, and for the teacher where there is one."""
+    """The same briefly trained weights for every arm."""
     unwrap(trainer.network).load_state_dict(weights)
-    if isinstance(trainer, nnUNetTrainerMetaDCSeg):
-        trainer.teacher.module.load_state_dict(weights)
 
 
 @contextlib.contextmanager

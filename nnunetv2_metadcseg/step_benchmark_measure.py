@@ -21,7 +21,7 @@ from nnunetv2_metadcseg.step_benchmark_arms import build, load_weights
 from nnunetv2_metadcseg.step_benchmark_memory import peak_memory
 from nnunetv2_metadcseg.step_benchmark_parts import PartTimer, mean_of_medians, median_parts, watch
 from nnunetv2_metadcseg.trainer import nnUNetTrainerMetaDCSeg
-from nnunetv2_metadcseg.trusted_trainer import TrustedBatchTrainer
+from nnunetv2_metadcseg.trusted_trainer import TrustedBatchTrainer, first_output
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 SEED = 0
@@ -117,7 +117,7 @@ def disagreeing_share(trainer: nnUNetTrainerMetaDCSeg, weights: dict, batches: l
         given = slice(0, batch["num_given"])
         label, valid = trainer.encoder(batch["target"][given, :1].to(trainer.device))
         with trainer.autocast():
-            logits = trainer.teacher(trainer.to_device(batch["data"][given])).float()
+            logits = first_output(trainer.network(trainer.to_device(batch["data"][given]))).float()
         found = disagreement(label, trainer.probabilities(logits), valid, trainer.label_manager.has_regions)
         shares.append(found.differs.float().mean().item())
     return statistics.fmean(shares)

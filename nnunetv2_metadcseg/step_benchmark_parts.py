@@ -20,7 +20,6 @@ METADCSEG_METHODS = (
     ("", "forward", "forward"),
     ("", "_learn_given_labels", "given labels"),
     ("", "_second_opinion", "teacher"),
-    ("teacher", "update", "teacher"),
     ("weighting", "compare", "teacher"),
     ("weighting", "observe_agreement", "teacher"),
     ("", "_observe_trusted", "influence"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 class MeanTeacher:
@@ -38,12 +38,6 @@ class MeanTeacher:
         for own, other in zip(self.module.buffers(), network.buffers(), strict=True):
             own.copy_(other)
         self.updates += 1
-
-    @torch.no_grad()
-    def __call__(self, data: Tensor) -> Tensor:
-        """Full-resolution logits (B, K, *S) of images (B, C, *S)."""
-        output = self.module(data)
-        return output if isinstance(output, Tensor) else output[0]
 
     def state_dict(self) -> dict:
         return {"weights": self.module.state_dict(), "updates": self.updates}

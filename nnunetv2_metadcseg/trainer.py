@@ -43,23 +43,19 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         super().initialize()
         network = unwrap(self.network)
         last_segmentation_layer(network)  # says what is missing before anything is built on it
-        low, high = self.config.teacher_horizon
-        horizon = min(max(low, round(self.config.teacher_fraction * self.total_steps)), high)
-        self.teacher = MeanTeacher(network, horizon)
-        without_deep_supervision(self.teacher.module)
-        self.tap = FeatureTap(network)
         self.collective = Collective()
+        self.given_head = self._build_given_head() if self.config.given_head > 0 else None
+        self.opinion = OpinionNetwork(
+            network,
+            self.given_head.layer if self.given_head is not None and self.config.given_opinion else None,
+            self.label_manager.has_regions,
+        )
+        self.teacher = self._build_teacher() if self.config.teacher else None
+        self.tap = FeatureTap(network)
         self.least_trusted = int(self.collective.world_size > 1)  # ranks must go through the same reductions
         if self.config.influence == "network":
             keep_compiled_graphs()
         self.network_gain = NetworkGain(self.config.influence_momentum, self.collective)
-        self.given_head = self._build_given_head() if self.config.given_head > 0 else None
-        self.given_teacher = None if self.given_head is None else MeanTeacher(self.given_head.layer, horizon)
-        self.opinion = OpinionNetwork(
-            self.teacher.module,
-            self.given_teacher.module if self.given_teacher is not None and self.config.given_opinion else None,
-            self.label_manager.has_regions,
-        )
         self._given_loss: Tensor | float = 0.0
         self.weighting: LabelWeighting | None = None  # needs the cases: see build_train_loader
         self._weighting_state: dict | None = None  # of a checkpoint, until the cases are numbered
@@ -77,6 +73,14 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             self.device,
             self.collective,
         )
+
+    def _build_teacher(self) -> MeanTeacher:
+        """The average over time of the network and of its two last layers."""
+        low, high = self.config.teacher_horizon
+        horizon = min(max(low, round(self.config.teacher_fraction * self.total_steps)), high)
+        teacher = MeanTeacher(self.opinion, horizon)
+        without_deep_supervision(teacher.module.network)
+        return teacher
 
     def get_tr_and_val_datasets(self):
         """nnU-Net's data sets; the training one carries the user's trust maps where there are any (trust_maps.py)."""
@@ -153,9 +157,8 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
     def train_step(self, batch: dict) -> dict:
         starting = self.starting
         result = super().train_step(batch)
-        self.teacher.update(unwrap(self.network))
-        if self.given_teacher is not None:
-            self.given_teacher.update(self.given_head.layer)
+        if self.teacher is not None:
+            self.teacher.update(self.opinion)
         self.training_step += 1
         if starting and not self.starting:
             self._set_trusted_share()
@@ -258,14 +261,14 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         Args:
             data: images. student, said: probabilities of the student's two last layers (B, K, *S).
         """
-        if not self.config.teacher:
+        if self.teacher is None:
             return mixed_opinion(student, said if self.config.given_opinion else None, self.weighting.bias)
         count = len(data) if self._calibrates else num_given
         if count == 0:
             return student[:0]
-        self.opinion.bias = self.weighting.bias
+        self.teacher.module.bias = self.weighting.bias
         with torch.no_grad(), self.autocast():
-            return self.opinion.probabilities(data[:count])
+            return self.teacher.module.probabilities(data[:count])
 
     @property
     def _calibrates(self) -> bool:
@@ -371,10 +374,9 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             "start_dice": self.start_dice,
             "trusted_dice_average": self.trusted_dice_average,
             "best_trusted_dice": self.best_trusted_dice,
-            "teacher": self.teacher.state_dict(),
+            "teacher": None if self.teacher is None else self.teacher.state_dict(),
             "network_gain": self.network_gain.direction,
             "given_head": None if self.given_head is None else self.given_head.state_dict(),
-            "given_teacher": None if self.given_teacher is None else self.given_teacher.state_dict(),
             "cases": list(self.case_index),
             "weighting": self.weighting.state_dict(),
         }
@@ -384,11 +386,11 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         self.start_dice = state["start_dice"]
         self.trusted_dice_average = state["trusted_dice_average"]
         self._best_ema = self.best_trusted_dice = state["best_trusted_dice"]
-        self.teacher.load_state_dict(state["teacher"])
+        if self.teacher is not None:
+            self.teacher.load_state_dict(state["teacher"])
         self.network_gain.direction = state["network_gain"]
         if self.given_head is not None:
             self.given_head.load_state_dict(state["given_head"])
-            self.given_teacher.load_state_dict(state["given_teacher"])
         self._weighting_state = state
 
     def _restore_weighting(self, state: dict) -> None:

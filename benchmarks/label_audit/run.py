@@ -4,7 +4,8 @@
     python benchmarks/label_audit/run.py --dataset nuclei --label-dice 0.8 --seed 0
 
 Every finished step is kept in the working folder, so a stopped run goes on. Results: results/label_audit.csv (the
-methods) and results/signals.csv (single signals of the audit and their combinations). Needs cleanlab and scikit-learn.
+methods) and results/signals.csv (single signals of the audit and their combinations), for other noise with its name at
+the end. Needs cleanlab and scikit-learn.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dataset", nargs="+", choices=list(training.SOURCES), default=list(training.SOURCES))
     parser.add_argument("--label-dice", nargs="+", type=float, default=[0.8, 0.6])
     parser.add_argument("--seed", nargs="+", type=int, default=[0])
+    parser.add_argument("--noise", choices=list(training.NOISES), default="unbiased")
     parser.add_argument("--steps", type=int, default=400, help="training steps per network (default: 400)")
     parser.add_argument("--cases", type=int, default=70, help="cases per data set (default: 70)")
     parser.add_argument("--trusted", type=int, default=10)
@@ -43,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     args.work = args.work.resolve()
     training.set_paths(args.work)
-    cells = [training.Cell(d, q, s) for s in args.seed for q in args.label_dice for d in args.dataset]
+    cells = [training.Cell(d, q, s, args.noise) for s in args.seed for q in args.label_dice for d in args.dataset]
     for cell in cells:
         training.prepare(cell, args.data.resolve(), args.work, args.cases, args.trusted, args.case_fraction)
         for arm in training.TRAINERS:
@@ -52,10 +54,10 @@ def main(arguments: list[str] | None = None) -> int:
         folder = predict(cell, args.work)
         methods, signals = evaluate(cell, folder, clean_labels(cell, args.work))
         for name, columns, rows in (
-            ("label_audit.csv", METHOD_COLUMNS, methods),
-            ("signals.csv", SIGNAL_COLUMNS, signals),
+            ("label_audit", METHOD_COLUMNS, methods),
+            ("signals", SIGNAL_COLUMNS, signals),
         ):
-            add_rows(args.results / name, columns, rows, cell)
+            add_rows(args.results / f"{name}{cell.suffix}.csv", columns, rows, cell)
         for row in methods:
             print(*(row[name] for name in METHOD_COLUMNS), flush=True)
     return 0

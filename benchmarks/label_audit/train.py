@@ -14,6 +14,11 @@ import numpy as np
 
 CONFIGURATION = "audit"
 TRAINERS = {"stock": "nnUNetTrainer", "metadcseg": "nnUNetTrainerMetaDCSeg"}
+NOISES = {  # errors that cancel out, and one-sided ones, which mislead a network that believes its labels
+    "unbiased": ("erosion", "dilation", "affine"),
+    "dilation": ("dilation",),
+    "erosion": ("erosion",),
+}
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ class Cell:
     dataset: str
     label_dice: float
     seed: int
+    noise: str = "unbiased"
 
     @property
     def source(self) -> Source:
@@ -48,11 +54,17 @@ class Cell:
 
     @property
     def number(self) -> int:
-        return self.source.number + 1 + 10 * self.seed % 40 + round(10 * self.label_dice) % 10
+        kind = 80 * list(NOISES).index(self.noise)
+        return self.source.number + kind + 1 + 10 * self.seed % 40 + round(10 * self.label_dice) % 10
 
     @property
     def name(self) -> str:
-        return f"{self.dataset}_{round(100 * self.label_dice)}_{self.seed}"
+        return f"{self.dataset}_{round(100 * self.label_dice)}_{self.seed}" + self.suffix
+
+    @property
+    def suffix(self) -> str:
+        """Of names of everything but the first kind of noise."""
+        return "" if self.noise == "unbiased" else f"_{self.noise}"
 
     @property
     def dataset_name(self) -> str:
@@ -74,7 +86,7 @@ def prepare(cell: Cell, data: Path, work: Path, cases: int, trusted: int, case_f
     if (preprocessed / "splits_final.json").is_file():
         return preprocessed
     link_source(cell.source, data, work, cases)
-    noise = ("--noise", "erosion", "dilation", "affine", "--case-fraction", case_fraction)
+    noise = ("--noise", *NOISES[cell.noise], "--case-fraction", case_fraction)
     _run(
         *("noise_tools.cli", "corrupt", "-d", cell.source.number, "-o", cell.number, "--name", cell.name, *noise),
         *("--label-dice", cell.label_dice, "--trusted", trusted, "--seed", cell.seed, "--overwrite"),

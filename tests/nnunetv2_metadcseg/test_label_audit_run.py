@@ -29,7 +29,6 @@ class FakeModel:
     folder = Path("Trainer__Plans__conf")
     file_ending = ".npy"
     folds = (0,)
-    weights = "auto"
     label_manager = SimpleNamespace(has_regions=False, ignore_label=None)
     predictor = SimpleNamespace(plans_manager=SimpleNamespace(dataset_name="Dataset504_Fake"))
     structures = [Structure("organ", (1,), 1)]
@@ -38,7 +37,7 @@ class FakeModel:
     def __init__(self, preprocessed: Path, learned: bool = False, broken: bool = False) -> None:
         self.preprocessed, self.learned, self.broken = preprocessed, learned, broken
         self.maps = "learned" if learned else "prediction"
-        self.networks = {0: SimpleNamespace(learned=learned or None, teacher=None, trainer=None, note=None)}
+        self.networks = {0: SimpleNamespace(learned=learned or None, source="network", trainer=None, note=None)}
         self.trusted = ["trusted"]
         self.dataset = SimpleNamespace(load_case=lambda case: (None, None, None, PROPERTIES))
         self.reader = SimpleNamespace(read_seg=lambda file: (np.load(file)[None], PROPERTIES))

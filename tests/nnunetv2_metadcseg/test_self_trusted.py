@@ -75,11 +75,14 @@ class TestTraining:
             assert trainer.weighting.meta.scale is not None  # a meta step was made
 
     def test_the_teacher_forgets_the_early_phase(self, make):
-        trainer = start(make(), Early, **SETTINGS)
+        class WithTeacher(Early):
+            config = replace(Early.config, teacher=True)
+
+        trainer = start(make(), WithTeacher, **SETTINGS)
         steps(trainer, EARLY)
         assert trainer.teacher.updates == 0
         steps(trainer, 1)
-        for mine, theirs in zip(trainer.teacher.module.parameters(), trainer.network.parameters(), strict=True):
+        for mine, theirs in zip(trainer.teacher.module.network.parameters(), trainer.network.parameters(), strict=True):
             assert torch.equal(mine, theirs)
 
     def test_the_start_on_trusted_patches_begins_at_the_choice(self, make):
