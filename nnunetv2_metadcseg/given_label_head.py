@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from nnunetv2_metadcseg.collective import Collective
 
+SMALL_BALANCE = 0.1  # of the labels' size: half believed to be one-sided
+
 
 def per_voxel(layer: nn.Linear, features: Tensor) -> Tensor:
     """A linear layer at every voxel: (B, K, *S) of features (B, C, *S)."""
@@ -77,7 +79,7 @@ class LabelBias:
 
     Labels that are as often too small as too large cancel out in what a network learns from them; labels that are all
     too large do not. The given-label head never sees a trusted label, so what it has too much or too little on trusted
-    patches is the error that the given labels have in common.
+    patches, where the layer that predicts is right, is the error that the given labels have in common.
 
     Args:
         momentum: share of the old counts kept per update. device: of the counts.
@@ -91,27 +93,37 @@ class LabelBias:
         collective: Collective | None = None,
     ) -> None:
         self.momentum, self.device, self.collective = momentum, device, collective or Collective()
-        self.counts: Tensor | None = None  # (K, 2): too much, too little
+        self.counts: Tensor | None = None  # (K, 3): too much, too little, size of the label
 
     @torch.no_grad()
-    def update(self, overlaps: Tensor) -> None:
-        """Fold in trusted patches: (B, K, 3) of `agreement.class_overlaps`; B may be zero."""
-        overlap, decision, label = overlaps.sum(0).unbind(1)
-        counts = self.collective.sum(torch.stack([decision - overlap, label - overlap], 1))
+    def update(self, said: Tensor, predicted: Tensor, label: Tensor) -> None:
+        """Fold in trusted patches.
+
+        Only voxels that the predicting layer gets right count: what both layers get wrong is the network's own error.
+
+        Args:
+            said, predicted, label: (B, K, *S) zeros and ones, decisions of the two layers and the right label,
+                zero where ignored, without background. B may be zero.
+        """
+        right = predicted == label
+        errors = ((said > label) & right, (said < label) & right, label)
+        counts = self.collective.sum(torch.stack([e.transpose(0, 1).flatten(1).sum(1).float() for e in errors], 1))
         old = torch.zeros_like(counts) if self.counts is None else self.counts
         self.counts = self.momentum * old + (1 - self.momentum) * counts
 
     def sides(self) -> Tensor:
         """How far labels are all too large, and all too small: (2,), each in [0, 1].
 
-        Sums over classes of what they have too much, or too little, on balance, divided by all errors. Both are ones
-        before the first update: nothing is known.
+        Sums over classes of what they have too much, or too little, on balance, divided by all errors; times
+        x^2 / (x^2 + SMALL_BALANCE^2) with x the balance as a share of the labels' size, since few errors may well be
+        one-sided by chance and do little harm. Both are ones before the first update: nothing is known.
         """
         if self.counts is None:
             return torch.ones(2, device=self.device)
         balance = self.counts[:, 0] - self.counts[:, 1]
         sides = torch.stack([balance.clamp_min(0).sum(), (-balance).clamp_min(0).sum()])
-        return sides / self.counts.sum().clamp_min(1e-6)
+        share = (sides.sum() / self.counts[:, 2].sum().clamp_min(1e-6)).square()
+        return sides / self.counts[:, :2].sum().clamp_min(1e-6) * share / (share + SMALL_BALANCE**2)
 
     def __call__(self) -> Tensor:
         """Both sides together, a scalar: 0 where errors cancel, 1 where all errors of a class go one way."""

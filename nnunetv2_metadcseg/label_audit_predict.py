@@ -325,7 +325,7 @@ class FoldNetwork:
         try:
             trusted = trusted_in_training(ours, self.model.trusted)
             return LearnedWeights(self.predictor, ours, trusted, self.model.device)
-        except (KeyError, TypeError, RuntimeError) as error:  # a checkpoint of another version of this package
+        except (LookupError, TypeError, RuntimeError) as error:  # a checkpoint of another version of this package
             self.note = (
                 f"The learned weights in the checkpoint of fold {self.fold} cannot be read by version "
                 f"{__version__} ({type(error).__name__}: {str(error).splitlines()[0]:.100}), so they are not used."

@@ -23,11 +23,13 @@ from nnunetv2_metadcseg.label_audit import (
     disagreement,
     error_direction,
     expected_rate,
+    extra_share,
     joint_disagreement,
     pooled,
     proposed_label,
     reliability,
     unit,
+    voxel_ratio,
     wrong_probability,
 )
 from nnunetv2_metadcseg.label_audit_predict import AuditError, CasePrediction, Structure, TrainedModel
@@ -55,6 +57,7 @@ class CaseFinding:
 
     Attributes:
         whole: its labels together. ratio: its disagreement divided by that of right labels.
+        share: of the disagreement of right labels that is extra, see `extra_share`.
         belief: the trainer's mean alpha of the case where its label and the teacher disagree, or None.
     """
 
@@ -67,6 +70,7 @@ class CaseFinding:
     shape: tuple[int, ...]
     spacing: tuple[float, ...]
     ratio: float = float("nan")
+    share: float = 0.5
     suspicious_voxels: int = 0
     labels: list[LabelFinding] = field(default_factory=list)
     rank: int = 0
@@ -141,15 +145,18 @@ def probability_of_given(prediction: CasePrediction, structures: Sequence[Struct
 def score(findings: Sequence[CaseFinding]) -> None:
     """Sets `ratio`, the reliability of every structure, and the rank of all cases.
 
-    Cases predicted by a network that has seen their label disagree less, so each group has its own expectation.
+    Cases predicted by a network that has seen their label disagree less, so each group has its own expectation; in
+    which direction right labels disagree is asked of all trusted cases.
     """
+    share = extra_share([f.whole for f in findings if f.trusted])
+    own_share = {name: extra_share([f.parts[name] for f in findings if f.trusted]) for name in findings[0].parts}
     for group in _groups(findings):
         trusted = np.array([f.trusted for f in group])
-        case_ratio = _ratios([f.rate for f in group], trusted)
+        case_ratio = _ratios([f.whole.weighed_rate(share) for f in group], trusted)
         for finding, ratio in zip(group, case_ratio, strict=True):
-            finding.ratio = ratio
+            finding.ratio, finding.share = ratio, share
         for name in group[0].parts:
-            own = _ratios([f.parts[name].rate for f in group], trusted)
+            own = _ratios([f.parts[name].weighed_rate(own_share[name]) for f in group], trusted)
             for finding, ratio in zip(group, own, strict=True):
                 direction = ErrorDirection("none", np.nan, np.nan, np.nan, 0, 0)
                 finding.labels.append(LabelFinding(name, finding.parts[name].rate, reliability(ratio), direction))
@@ -249,8 +256,12 @@ def _keep(file: Path, prediction: CasePrediction, model: TrainedModel) -> None:
     np.savez(file, **content)
 
 
-def voxel_suspicion(p_given: np.ndarray, learned: np.ndarray | None, ratio: float) -> np.ndarray:
-    """Suspicion map (*S) in [0, 1]: the prediction's, and what the trainer learned where that is more."""
+def voxel_suspicion(p_given: np.ndarray, learned: np.ndarray | None, ratio: float | np.ndarray) -> np.ndarray:
+    """Suspicion map (*S) in [0, 1]: the prediction's, and what the trainer learned where that is more.
+
+    Args:
+        p_given: (*S). learned: 1 - alpha (*S), or None. ratio: of the case or of its voxels (`voxel_ratio`).
+    """
     suspicion = wrong_probability(p_given, ratio)
     return suspicion if learned is None else np.maximum(suspicion, np.clip(learned, 0, 1))
 
@@ -258,7 +269,8 @@ def voxel_suspicion(p_given: np.ndarray, learned: np.ndarray | None, ratio: floa
 def _write_maps(folder: Path, file: Path, finding: CaseFinding, model: TrainedModel) -> None:
     with np.load(file) as kept:
         content = {name: kept[name] for name in kept.files}
-    suspicion = voxel_suspicion(content["p_given"], content.get("learned"), finding.ratio)
+    ratio = voxel_ratio(content["given"], finding.ratio, finding.share)
+    suspicion = voxel_suspicion(content["p_given"], content.get("learned"), ratio)
     given, proposed = content["given"], proposed_label(content["given"], content["predicted"], suspicion)
     finding.suspicious_voxels = int((suspicion >= 0.5).sum())
     for label, structure in zip(finding.labels, model.structures, strict=True):

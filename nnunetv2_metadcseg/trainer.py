@@ -173,6 +173,8 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         features = features.detach()
         logits = first_output(outputs)
         student = self.probabilities(logits)
+        if said is not None:
+            self.weighting.observe_bias(*(x[num_given:] for x in (said, student, label, valid)))
         self._log_trusted_dice(logits[num_given:], label[num_given:], valid[num_given:])
         if self.starting or self._some_rank_has_one_kind(num_given, len(data)):
             return label, torch.cat([torch.zeros_like(valid[:num_given]), valid[num_given:]])
@@ -215,7 +217,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
     def _learn_given_labels(
         self, features: Tensor, label: Tensor, valid: Tensor, num_given: int, trust: Tensor | None
     ) -> Tensor | None:
-        """The loss of the second last layer on given-label patches, and its errors on trusted ones.
+        """The loss of the second last layer on given-label patches.
 
         Returns:
             Its probabilities (B, K, *S) for the whole batch, without gradient, or None without such a layer.
@@ -233,7 +235,6 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         with torch.no_grad(), self.autocast():
             said.append(self.given_head(features[num_given:]))
         probabilities = self.probabilities(torch.cat(said).float())
-        self.weighting.observe_bias(probabilities[num_given:], label[num_given:], valid[num_given:])
         return probabilities
 
     def further_loss(self) -> Tensor | float:

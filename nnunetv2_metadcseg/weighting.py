@@ -11,8 +11,8 @@ from nnunetv2_metadcseg.agreement import (
     NUM_DIRECTIONS,
     CaseAgreement,
     Disagreement,
-    class_overlaps,
     disagreement,
+    hard_labels,
 )
 from nnunetv2_metadcseg.center_distance import CenterDistance, region_weights
 from nnunetv2_metadcseg.collective import Collective
@@ -93,13 +93,16 @@ class LabelWeighting:
         self.agreement.update(cases, found.counts(), found.sizes)
 
     @torch.no_grad()
-    def observe_bias(self, probabilities: Tensor, label: Tensor, valid: Tensor) -> None:
+    def observe_bias(self, said: Tensor, predicted: Tensor, label: Tensor, valid: Tensor) -> None:
         """Count what the layer of the given labels gets wrong on trusted patches.
 
         Args:
-            probabilities, label: (B, K, *S). valid: (B, 1, *S). B may be zero; every DDP rank must call it.
+            said, predicted: probabilities of that layer and of the one that predicts, label: (B, K, *S).
+            valid: (B, 1, *S). B may be zero; every DDP rank must call it.
         """
-        self.label_bias.update(class_overlaps(probabilities, label, valid, self.regions))
+        first = 0 if self.regions else 1  # no background
+        decisions = (hard_labels(said, self.regions), hard_labels(predicted, self.regions), label)
+        self.label_bias.update(*((decision * valid)[:, first:] for decision in decisions))
         self.statistics.add(label_bias=self.bias)
 
     def observe_trusted(self, features: Tensor, logits: Tensor, loss: Callable[[Tensor], Tensor]) -> None:

@@ -5,9 +5,8 @@ import copy
 import pytest
 import torch
 
-from nnunetv2_metadcseg.agreement import class_overlaps
 from nnunetv2_metadcseg.collective import Collective
-from nnunetv2_metadcseg.given_label_head import GivenLabelHead, LabelBias
+from nnunetv2_metadcseg.given_label_head import SMALL_BALANCE, GivenLabelHead, LabelBias
 from tests.nnunetv2_metadcseg.ranks import run_ranks
 
 FEATURES, HEADS = 4, 3
@@ -94,18 +93,28 @@ def step_on_half(rank: int) -> torch.Tensor:
     return layer.layer.weight.detach()
 
 
+SIZE = 20  # voxels of the label in `maps`
+
+
 def maps(extra: int = 0, missing: int = 0, classes: int = 1):
-    """Decision, label and mask of one patch with so many voxels too much and too little, per class."""
+    """Decision and label of one patch with so many voxels too much and too little, per class."""
     label = torch.zeros(1, classes, 4, 10)
     label[:, :, :2] = 1
     decision = label.clone()
     decision[:, :, 2, :extra] = 1
     decision[:, :, 0, :missing] = 0
-    return decision, label, torch.ones(1, 1, 4, 10)
+    return decision, label
 
 
-def update(bias: LabelBias, decision: torch.Tensor, label: torch.Tensor, valid: torch.Tensor) -> None:
-    bias.update(class_overlaps(decision, label, valid, regions=True))
+def update(bias: LabelBias, decision: torch.Tensor, label: torch.Tensor) -> None:
+    """The layer that predicts is right everywhere."""
+    bias.update(decision, label, label)
+
+
+def believed(balance: int, size: int = SIZE) -> float:
+    """How far a balance of so many voxels is believed."""
+    share = (balance / size) ** 2
+    return share / (share + SMALL_BALANCE**2)
 
 
 class TestBias:
@@ -113,21 +122,32 @@ class TestBias:
     def test_share_that_does_not_cancel(self, extra, missing, expected):
         bias = LabelBias()
         update(bias, *maps(extra, missing))
-        assert bias() == pytest.approx(expected)
+        assert bias().item() == pytest.approx(expected * believed(extra - missing))
+
+    def test_few_errors_may_be_one_sided_by_chance(self):
+        bias = LabelBias()
+        update(bias, *maps(extra=round(SMALL_BALANCE * SIZE)))
+        assert bias().item() == pytest.approx(0.5)
 
     def test_classes_do_not_cancel_each_other(self):
         bias = LabelBias()
-        large, small = maps(extra=5), maps(missing=5)
-        update(bias, *(torch.cat(pair, 1) for pair in zip(large[:2], small[:2], strict=True)), large[2])
-        assert bias() == pytest.approx(1.0)
+        update(bias, *(torch.cat(pair, 1) for pair in zip(maps(extra=5), maps(missing=5), strict=True)))
+        assert bias().item() == pytest.approx(believed(10, 2 * SIZE))
 
     def test_sides(self):
         bias = LabelBias()
         update(bias, *maps(extra=6, missing=2))
-        assert bias.sides().tolist() == pytest.approx([0.5, 0.0])
+        assert bias.sides().tolist() == pytest.approx([0.5 * believed(4), 0.0])
         bias = LabelBias()
         update(bias, *maps(extra=1, missing=4))
-        assert bias.sides().tolist() == pytest.approx([0.0, 0.6])
+        assert bias.sides().tolist() == pytest.approx([0.0, 0.6 * believed(3)])
+
+    def test_what_both_layers_get_wrong_does_not_count(self):
+        bias, (decision, label) = LabelBias(), maps(extra=6, missing=6)
+        predicted = label.clone()
+        predicted[:, :, 0] = 0
+        bias.update(decision, predicted, label)
+        assert bias.sides().tolist() == pytest.approx([believed(6), 0.0])
 
     def test_unknown_counts_as_one_sided(self):
         assert LabelBias()() == 1.0
@@ -138,17 +158,15 @@ class TestBias:
         update(bias, *maps())
         assert bias() == 0.0
 
-    def test_ignored_voxels_do_not_count(self):
+    def test_no_trusted_patch(self):
         bias = LabelBias()
-        decision, label, valid = maps(extra=6, missing=6)
-        valid[:, :, 0] = 0
-        update(bias, decision, label, valid)
-        assert bias() == pytest.approx(1.0)
+        update(bias, *(m[:0] for m in maps()))
+        assert bias() == 0.0
 
     def test_forgets(self):
         bias = LabelBias(momentum=0.5)
         update(bias, *maps(extra=8))
         for _ in range(20):
             update(bias, *maps(missing=8))
-        assert bias() > 0.99
+        assert bias() > 0.99 * believed(8)
         assert bias.counts[0, 0] < 1e-3
