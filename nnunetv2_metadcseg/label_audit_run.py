@@ -39,6 +39,7 @@ CASE_COLUMNS = (
     *("missing_parts", "extra_parts", "disagreement", "suspicious_voxels", "out_of_fold", "trusted", "trainer_belief"),
     *("suspicion_file", "proposed_file", "given_file"),
 )
+NOTED_LEAN = 0.1  # of the share of extra voxels from one half: worth a note
 
 
 @dataclass
@@ -317,12 +318,24 @@ def _notes(model: TrainedModel, findings: Sequence[CaseFinding], learned: bool) 
             "given here has them outside its training cases); it may have learned the error. Train and give more folds "
             "to mend this."
         )
+    notes += one_sided_note(findings[0].share)
     if not any(f.trusted for f in findings):
         notes.append(
             "No trusted case among these: the disagreement of right labels is taken from the fifth of the cases that "
             "agree best."
         )
     return notes
+
+
+def one_sided_note(share: float) -> list[str]:
+    """What `extra_share` says of the labels as a whole, in at most one sentence."""
+    if abs(share - 0.5) < NOTED_LEAN:
+        return []
+    prediction, label = ("larger", "large") if share < 0.5 else ("smaller", "small")
+    return [
+        f"Predictions are mostly {prediction} than the trusted labels, so the labels that the model learned from are "
+        f"probably too {label} on the whole; errors of that kind count more."
+    ]
 
 
 def rows(audit: Audit, ending: str) -> list[dict[str, Any]]:

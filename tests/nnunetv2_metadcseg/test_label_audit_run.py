@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from nnunetv2_metadcseg.label_audit_predict import AuditError, CasePrediction, Structure, TrainedModel
-from nnunetv2_metadcseg.label_audit_run import probability_of_given, run_audit, voxel_suspicion
+from nnunetv2_metadcseg.label_audit_run import one_sided_note, probability_of_given, run_audit, voxel_suspicion
 
 SHAPE = (6, 20, 20)
 PROPERTIES = {"spacing": (2.0, 1.0, 1.0)}
@@ -166,3 +166,13 @@ def test_learned_weights_only_raise_the_suspicion():
     p, learned = np.array([0.9, 0.9]), np.array([0.0, 0.8])
     assert voxel_suspicion(p, learned, 1).tolist() == pytest.approx([0.05, 0.8])
     assert voxel_suspicion(p, None, 1).tolist() == pytest.approx([0.05, 0.05])
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.2, "too large on the whole"), (0.8, "too small on the whole")])
+def test_says_when_all_labels_lean_to_one_side(share, expected):
+    (note,) = one_sided_note(share)
+    assert expected in note
+
+
+def test_says_nothing_when_errors_cancel_out():
+    assert one_sided_note(0.5) == one_sided_note(0.45) == []
