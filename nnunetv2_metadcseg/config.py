@@ -14,6 +14,7 @@ class MetaDCSegConfig:
 
     # Share of the patches that come from trusted cases: during the start and where label errors are all one-sided (and
     # in the `mixed` baseline), and where they cancel out: there the given labels teach too, and of more images.
+    # A batch of two or more has one trusted patch at least.
     trusted_fraction: float = 0.5
     least_trusted_fraction: float = 0.25
     # The training starts on trusted patches only: warming up on the given labels teaches their bias. The start lasts

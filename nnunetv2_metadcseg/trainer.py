@@ -52,7 +52,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         )
         self.teacher = self._build_teacher() if self.config.teacher else None
         self.tap = FeatureTap(network)
-        self.least_trusted = int(self.collective.world_size > 1)  # ranks must go through the same reductions
+        self.least_trusted = int(self.batch_size > 1)  # a step without one teaches worse (docs/lab_notebook.md, i)
         if self.config.influence == "network":
             keep_compiled_graphs()
         self.network_gain = NetworkGain(self.config.influence_momentum, self.collective)
