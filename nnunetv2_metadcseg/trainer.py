@@ -45,7 +45,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         last_segmentation_layer(network)  # says what is missing before anything is built on it
         self.collective = Collective()
         self.given_head = self._build_given_head() if self.config.given_head > 0 else None
-        self.opinion = OpinionNetwork(
+        self.opinion = OpinionNetwork(  # what a teacher averages
             network,
             self.given_head.layer if self.given_head is not None and self.config.given_opinion else None,
             self.label_manager.has_regions,
