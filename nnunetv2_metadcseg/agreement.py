@@ -36,16 +36,18 @@ def hard_labels(probabilities: Tensor, regions: bool) -> Tensor:
     return (top & (top.cumsum(1, dtype=torch.int16) == 1)).to(probabilities.dtype)
 
 
+def foreground(maps: Tensor, valid: Tensor, regions: bool) -> Tensor:
+    """Maps (B, heads, *S) without the background head, zero where ignored; valid (B, 1, *S)."""
+    return (maps * valid)[:, 0 if regions else 1 :]
+
+
 def class_overlaps(probabilities: Tensor, label: Tensor, valid: Tensor, regions: bool) -> Tensor:
     """Overlap of decision and label, size of the decision, size of the label: (B, K, 3) voxels.
 
     Args:
         probabilities, label: (B, heads, *S). valid: (B, 1, *S), zero where ignored. regions: no background head.
     """
-    decision = hard_labels(probabilities, regions) * valid
-    label = label * valid
-    if not regions:
-        decision, label = decision[:, 1:], label[:, 1:]
+    decision, label = (foreground(m, valid, regions) for m in (hard_labels(probabilities, regions), label))
     return torch.stack([x.flatten(2).sum(2) for x in (decision * label, decision, label)], 2)
 
 

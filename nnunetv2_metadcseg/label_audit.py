@@ -36,7 +36,7 @@ class Disagreement:
     @property
     def rate(self) -> float:
         """Confident disagreement per voxel of the structure; 0 where neither has the structure."""
-        return (self.extra + self.missing) / self.size if self.size > 0 else 0.0
+        return self.weighed_rate(0.5)
 
     def weighed_rate(self, share: float) -> float:
         """The rate with each direction weighed by how rarely right labels disagree in it; share: see `extra_share`."""

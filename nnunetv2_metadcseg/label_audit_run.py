@@ -76,6 +76,10 @@ class CaseFinding:
     labels: list[LabelFinding] = field(default_factory=list)
     rank: int = 0
 
+    def voxel_ratio(self, given: np.ndarray) -> np.ndarray:
+        """The ratio at the voxels (*S) of the given label (*S), by direction."""
+        return voxel_ratio(given, self.ratio, self.share)
+
     @property
     def rate(self) -> float:
         return self.whole.rate
@@ -270,8 +274,7 @@ def voxel_suspicion(p_given: np.ndarray, learned: np.ndarray | None, ratio: floa
 def _write_maps(folder: Path, file: Path, finding: CaseFinding, model: TrainedModel) -> None:
     with np.load(file) as kept:
         content = {name: kept[name] for name in kept.files}
-    ratio = voxel_ratio(content["given"], finding.ratio, finding.share)
-    suspicion = voxel_suspicion(content["p_given"], content.get("learned"), ratio)
+    suspicion = voxel_suspicion(content["p_given"], content.get("learned"), finding.voxel_ratio(content["given"]))
     given, proposed = content["given"], proposed_label(content["given"], content["predicted"], suspicion)
     finding.suspicious_voxels = int((suspicion >= 0.5).sum())
     for label, structure in zip(finding.labels, model.structures, strict=True):

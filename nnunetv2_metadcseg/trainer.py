@@ -8,7 +8,7 @@ import torch
 from batchgenerators.utilities.file_and_folder_operations import join
 from nnunetv2.paths import nnUNet_raw
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
-from torch import Tensor
+from torch import Tensor, nn
 
 from nnunetv2_metadcseg.collective import Collective
 from nnunetv2_metadcseg.config import MetaDCSegConfig
@@ -45,12 +45,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         last_segmentation_layer(network)  # says what is missing before anything is built on it
         self.collective = Collective()
         self.given_head = self._build_given_head() if self.config.given_head > 0 else None
-        self.opinion = OpinionNetwork(  # what a teacher averages
-            network,
-            self.given_head.layer if self.given_head is not None and self.config.given_opinion else None,
-            self.label_manager.has_regions,
-        )
-        self.teacher = self._build_teacher() if self.config.teacher else None
+        self.teacher = self._build_teacher(network) if self.config.teacher else None
         self.tap = FeatureTap(network)
         self.least_trusted = int(self.batch_size > 1)  # a step without one teaches worse (docs/lab_notebook.md, i)
         if self.config.influence == "network":
@@ -74,8 +69,10 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             self.collective,
         )
 
-    def _build_teacher(self) -> MeanTeacher:
-        """The average over time of the network and of its two last layers."""
+    def _build_teacher(self, network: nn.Module) -> MeanTeacher:
+        """The average over time of `self.opinion`: the network with its two last layers."""
+        given = self.given_head.layer if self.given_head is not None and self.config.given_opinion else None
+        self.opinion = OpinionNetwork(network, given, self.label_manager.has_regions)
         low, high = self.config.teacher_horizon
         horizon = min(max(low, round(self.config.teacher_fraction * self.total_steps)), high)
         teacher = MeanTeacher(self.opinion, horizon)
@@ -234,8 +231,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             said.append(logits.detach())
         with torch.no_grad(), self.autocast():
             said.append(self.given_head(features[num_given:]))
-        probabilities = self.probabilities(torch.cat(said).float())
-        return probabilities
+        return self.probabilities(torch.cat(said).float())
 
     def further_loss(self) -> Tensor | float:
         loss, self._given_loss = self._given_loss, 0.0

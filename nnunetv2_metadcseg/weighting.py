@@ -12,6 +12,7 @@ from nnunetv2_metadcseg.agreement import (
     CaseAgreement,
     Disagreement,
     disagreement,
+    foreground,
     hard_labels,
 )
 from nnunetv2_metadcseg.center_distance import CenterDistance, region_weights
@@ -100,9 +101,8 @@ class LabelWeighting:
             said, predicted: probabilities of that layer and of the one that predicts, label: (B, K, *S).
             valid: (B, 1, *S). B may be zero; every DDP rank must call it.
         """
-        first = 0 if self.regions else 1  # no background
         decisions = (hard_labels(said, self.regions), hard_labels(predicted, self.regions), label)
-        self.label_bias.update(*((decision * valid)[:, first:] for decision in decisions))
+        self.label_bias.update(*(foreground(decision, valid, self.regions) for decision in decisions))
         self.statistics.add(label_bias=self.bias)
 
     def observe_trusted(self, features: Tensor, logits: Tensor, loss: Callable[[Tensor], Tensor]) -> None:

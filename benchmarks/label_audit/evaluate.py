@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunetv2_metadcseg.label_audit import disagreement, expected_rate, voxel_ratio, wrong_probability
+from nnunetv2_metadcseg.label_audit import disagreement, expected_rate, wrong_probability
 from nnunetv2_metadcseg.label_audit_run import measure, probability_of_given, score, voxel_suspicion
 
 METHOD_COLUMNS = ("dataset", "label_dice", "seed", "method", "case_auroc", "precision_at_k", "voxel_auroc")
@@ -52,15 +52,12 @@ def audit(contents: dict[str, dict], structures: Sequence, doubtful: Sequence[st
     findings = {case: measure(case, c["oof"], structures, c["trusted"]) for case, c in contents.items()}
     score(list(findings.values()))
     maps = {
-        case: wrong_probability(given_probability(contents[case]["oof"]), ratio_map(contents[case]["oof"], f))
-        for case, f in findings.items()
-        if case in doubtful
+        case: wrong_probability(
+            given_probability(contents[case]["oof"]), findings[case].voxel_ratio(contents[case]["oof"].given)
+        )
+        for case in doubtful
     }
     return {case: findings[case].ratio for case in doubtful}, maps
-
-
-def ratio_map(prediction: Any, finding: Any) -> np.ndarray:
-    return voxel_ratio(prediction.given, finding.ratio, finding.share)
 
 
 def given_probability(prediction: Any) -> np.ndarray:
@@ -205,7 +202,7 @@ def voxel_signals(contents: dict, kind: str, structures: Sequence, wrong: dict):
     p = {case: given_probability(contents[case][kind]) for case in wrong}
     yield "1 - p", {case: 1 - p[case] for case in wrong}
     yield "odds", {case: odds(p[case], findings[case].ratio) for case in wrong}
-    ratios = {case: ratio_map(contents[case][kind], findings[case]) for case in wrong}
+    ratios = {case: findings[case].voxel_ratio(contents[case][kind].given) for case in wrong}
     yield "(1 - p) (1 - R)", {case: wrong_probability(p[case], ratios[case]) for case in wrong}
     if all(contents[case][kind].learned is not None for case in wrong):
         learned = {case: contents[case][kind].learned for case in wrong}

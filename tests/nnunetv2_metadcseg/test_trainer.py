@@ -233,7 +233,7 @@ class TestStart:
 
 
 class TestCompiled:
-    @pytest.mark.parametrize("trainer_class", [ShortStart, ShortStartNetwork])
+    @pytest.mark.parametrize("trainer_class", [ShortStart, ShortStartNetwork, ShortStartMeanTeacher])
     def test_whole_steps_through_torch_compile(self, make, monkeypatch, trainer_class):
         """nnU-Net compiles on CUDA only; here with a backend that needs no compiler."""
         dataset, compile_network = make(batch_size=2), torch.compile
@@ -247,8 +247,12 @@ class TestCompiled:
             assert isinstance(compiled.network, OptimizedModule)
             steps(compiled, 3)
         assert compiled.weighting.meta.scale is not None
-        for got, expected in zip(compiled.network.parameters(), plain.network.parameters(), strict=True):
-            torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-4)
+        pairs = [(compiled.network, plain.network)]
+        if plain.teacher is not None:
+            pairs.append((compiled.teacher.module, plain.teacher.module))
+        for mine, theirs in pairs:
+            for got, expected in zip(mine.parameters(), theirs.parameters(), strict=True):
+                torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-4)
 
 
 class TwoRanks(Collective):

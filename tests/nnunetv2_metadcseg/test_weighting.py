@@ -211,6 +211,17 @@ class TestSettings:
         _, _, weight = step(weighting, Batch(0))
         torch.testing.assert_close(weight, torch.ones_like(weight))
 
+    def test_ignored_voxels_say_nothing_about_one_sidedness(self):
+        label = torch.zeros(1, 1, 2, 10)
+        label[..., 0, :] = 1
+        said = label.clone()
+        said[..., 0, :6], said[..., 1, :6] = 0, 1  # six too little, six too much
+        valid = torch.ones_like(label)
+        valid[..., 0, :6] = 0
+        weighting = new(regions=True)
+        weighting.observe_bias(said, label, label, valid)
+        assert weighting.label_bias.counts[0].tolist() == pytest.approx([0.02 * 6, 0, 0.02 * 4])
+
     def test_dcd_off_leaves_unit_weights(self):
         _, _, weight = step(new(dcd_strength=0.0, case_weighting=False), Batch(0))
         torch.testing.assert_close(weight, torch.ones_like(weight))
