@@ -70,14 +70,8 @@ def weighted_soft_dice(
     Returns:
         A scalar in [0, 1]; the loss is its negative.
     """
-    probabilities = probabilities_of(logits, regions)
-    if not regions:
-        probabilities, target = probabilities[:, 1:], target[:, 1:]
-        weight = weight if weight.shape[1] == 1 else weight[:, 1:]
-    axes = tuple(range(2, logits.ndim))
-    weighted = probabilities * weight
-    overlap = (weighted * target).sum(axes)
-    predicted, expected = weighted.sum(axes), (target * weight).sum(axes)
+    probabilities, target, weight = _structures(logits, target, weight, regions)
+    overlap, predicted, expected = _overlaps(probabilities, target, weight)
     if batch_dice:
         if gather is not None:
             overlap, predicted, expected = gather(overlap), gather(predicted), gather(expected)
@@ -88,6 +82,35 @@ def weighted_soft_dice(
     structure = (probabilities.detach() + target) * (weight > 0)
     share = (structure * weight).flatten(1).sum(1) / structure.flatten(1).sum(1).clamp_min(1e-6)
     return (dice.mean(1) * share).sum() / share.sum().clamp_min(1e-6)
+
+
+def present_soft_dice(logits: Tensor, label: Tensor, valid: Tensor, regions: bool = False) -> Tensor:
+    """Soft Dice over the batch, averaged over the heads that have structure there; nan where none has.
+
+    A patch holds few of many classes. The Dice of those that it lacks is zero however good the network is.
+
+    Args:
+        logits, label: (B, K, *S). valid: (B, 1, *S), zero where ignored.
+    """
+    overlap, predicted, expected = (x.sum(0) for x in _overlaps(*_structures(logits, label, valid, regions)))
+    present = expected > 0
+    dice = 2 * overlap / (predicted + expected).clamp_min(1e-8)
+    return torch.where(present, dice, 0.0).sum() / present.sum()
+
+
+def _structures(logits: Tensor, target: Tensor, weight: Tensor, regions: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Probabilities, target and weight of all heads but the background's."""
+    probabilities = probabilities_of(logits, regions)
+    if regions:
+        return probabilities, target, weight
+    return probabilities[:, 1:], target[:, 1:], weight if weight.shape[1] == 1 else weight[:, 1:]
+
+
+def _overlaps(probabilities: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Weighted sums over space of overlap, prediction and target: each (B, heads)."""
+    axes = tuple(range(2, target.ndim))
+    weighted = probabilities * weight
+    return (weighted * target).sum(axes), weighted.sum(axes), (target * weight).sum(axes)
 
 
 def pool_target(target: Tensor, weight: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:

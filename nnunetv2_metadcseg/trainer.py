@@ -15,7 +15,7 @@ from nnunetv2_metadcseg.config import MetaDCSegConfig
 from nnunetv2_metadcseg.data_loading import ExtraSegChannels
 from nnunetv2_metadcseg.feature_tap import FeatureTap, last_segmentation_layer, unwrap, without_deep_supervision
 from nnunetv2_metadcseg.given_label_head import GivenLabelHead
-from nnunetv2_metadcseg.losses import weighted_soft_dice
+from nnunetv2_metadcseg.losses import present_soft_dice
 from nnunetv2_metadcseg.network_gain import NetworkGain, keep_compiled_graphs
 from nnunetv2_metadcseg.opinion import OpinionNetwork, mixed_opinion
 from nnunetv2_metadcseg.teacher import MeanTeacher
@@ -307,10 +307,13 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
 
     def _log_trusted_dice(self, logits: Tensor, label: Tensor, valid: Tensor) -> None:
         if len(logits):
-            dice = weighted_soft_dice(logits, label, valid, self.label_manager.has_regions, batch_dice=True)
+            dice = present_soft_dice(logits, label, valid, self.label_manager.has_regions)
             self.weighting.statistics.add(trusted_dice=dice)
             if self.starting:
-                self.start_dice += 0.05 * (self.collective.mean(dice).item() - self.start_dice)
+                known = torch.isfinite(dice)
+                total, count = self.collective.sum(torch.stack([torch.where(known, dice, 0.0), known.float()])).tolist()
+                if count:
+                    self.start_dice += 0.05 * (total / count - self.start_dice)
 
     # ---- log ----------------------------------------------------------------------------------------------------
 

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from nnunetv2_metadcseg import losses
+from nnunetv2_metadcseg.agreement import probabilities_of
 from nnunetv2_metadcseg.losses import (
     WeightedDiceCELoss,
     pool_target,
+    present_soft_dice,
     voxel_cross_entropy,
     weighted_cross_entropy,
     weighted_soft_dice,
@@ -167,6 +169,34 @@ class TestWeights:
         assert calls == [(2, 2)] * 3
         torch.testing.assert_close(both, weighted_soft_dice(*(torch.cat([x, x]) for x in (logits, target, weight)),
                                                             batch_dice=True))  # fmt: skip
+
+
+class TestDiceOfWhatIsPresent:
+    @pytest.mark.parametrize("regions", [False, True])
+    def test_absent_classes_do_not_count(self, regions):
+        logits, label, valid, _ = hard_case(2, 4, regions, True)
+        label[:, -1] = 0
+        if not regions:
+            label[:, 0] = 1 - label[:, 1:].sum(1)
+        present = slice(0 if regions else 1, -1)
+        expected = []
+        for prediction, right in zip(
+            *(x.movedim(1, 0)[present] for x in (probabilities_of(logits, regions), label)), strict=True
+        ):
+            prediction, right = prediction * valid[:, 0], right * valid[:, 0]
+            expected.append(2 * (prediction * right).sum() / (prediction + right).sum())
+        found = present_soft_dice(logits, label, valid, regions)
+        torch.testing.assert_close(found, torch.stack(expected).mean())
+
+    def test_equals_the_dice_of_the_loss_where_all_are_present(self):
+        logits, label, valid, _ = hard_case(3, 3, False, True)
+        dice = weighted_soft_dice(logits, label, valid, batch_dice=True)
+        torch.testing.assert_close(present_soft_dice(logits, label, valid), dice)
+
+    def test_is_nan_without_structure(self):
+        label = torch.zeros(1, 3, 4, 4)
+        label[:, 0] = 1
+        assert present_soft_dice(torch.randn(1, 3, 4, 4), label, torch.ones(1, 1, 4, 4)).isnan()
 
 
 class TestPooling:

@@ -198,6 +198,19 @@ class TestStart:
         trainer = start(make(), Learned, epochs=1, iterations=10)
         assert self.starting(trainer, 4) == [True] * 2 + [False] * 2
 
+    def test_neither_absent_classes_nor_empty_patches_hold_it_up(self, make):
+        trainer = start(make())
+        heads = trainer.label_manager.num_segmentation_heads
+        assert heads > 2
+        label, valid = torch.zeros(1, heads, 4, 4, 4), torch.ones(1, 1, 4, 4, 4)
+        label[:, 0] = 1
+        trainer._log_trusted_dice(20 * label, label, valid)
+        assert trainer.start_dice == 0
+        label[:, :2, 0] = torch.tensor([0.0, 1.0]).view(2, 1, 1)
+        trainer._log_trusted_dice(20 * label, label, valid)
+        assert trainer.start_dice == pytest.approx(0.05, rel=1e-3)
+        assert trainer.weighting.statistics.means()["trusted_dice"] == pytest.approx(1, rel=1e-3)
+
     def test_predictions_learn_from_trusted_patches_only_and_features_from_all(self, make):
         trainer = start(make())
         batch = next(trainer.dataloader_train)
