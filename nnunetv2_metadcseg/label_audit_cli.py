@@ -30,13 +30,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-p", dest="plans", default="nnUNetPlans", help="plans identifier (default: nnUNetPlans)")
     parser.add_argument("-o", dest="out", type=Path, help="folder to write")
     parser.add_argument("-chk", dest="checkpoint", default="checkpoint_final.pth", help="checkpoint file name")
-    parser.add_argument(
-        "--source",
-        choices=("auto", "opinion", "network"),
-        default="auto",
-        help="what predicts: both last layers of MetaDCSeg, or the network as nnUNetv2_predict uses it (default: auto, "
-        "both where the checkpoint has them)",
-    )
     parser.add_argument("--maps", choices=("prediction", "learned"), default="prediction", help="suspicion maps from")
     parser.add_argument("-device", default="cuda", help="cuda, cpu or mps (default: cuda, as nnU-Net)")
     parser.add_argument("--disable_tta", action="store_true", help="no test-time mirroring (faster)")
@@ -143,7 +136,7 @@ def open_model(args: argparse.Namespace) -> TrainedModel:
     if not 0 < args.step_size <= 1:
         raise AuditError(f"-step_size is {args.step_size}, expected more than 0 and at most 1.")
     return TrainedModel(
-        *(results / name, preprocessed, _folds(args.folds), args.checkpoint, args.source),
+        *(results / name, preprocessed, _folds(args.folds), args.checkpoint),
         maps=args.maps,
         device=_device(args.device),
         mirroring=not args.disable_tta,

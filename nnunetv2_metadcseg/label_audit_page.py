@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 BINS = 20
 MOST_LABELS = 8  # with a column of their own
-PREDICTED_BY = {"opinion": "predicted by both last layers", "network": "predicted by the network"}
 
 
 def write_page(audit: Audit, folder: Path, model: TrainedModel, worst: int) -> None:
@@ -61,8 +60,8 @@ def _head(audit: Audit) -> str:
     notes = "".join(f'<p class="note">{escape(note)}</p>' for note in about["notes"])
     return (
         f"<p>{len(audit.findings)} cases of <b>{escape(about['dataset'])}</b>, model <b>{escape(about['model'])}</b> "
-        f"(trained by {escape(about['trainer'])}), fold {escape(', '.join(about['folds']))}, "
-        f"{PREDICTED_BY[about['source']]}.</p><p>Signals used: {escape('; '.join(about['signals']))}.</p>{notes}"
+        f"(trained by {escape(about['trainer'])}), fold {escape(', '.join(about['folds']))}.</p>"
+        f"<p>Signals used: {escape('; '.join(about['signals']))}.</p>{notes}"
     )
 
 

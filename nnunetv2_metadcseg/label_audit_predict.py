@@ -70,8 +70,6 @@ class TrainedModel:
     Args:
         folder: NETWORK__PLANS__CONFIGURATION folder in nnUNet_results. preprocessed: the data set's folder in
             nnUNet_preprocessed. folds: numbers, or "all". checkpoint: file name.
-        source: what predicts: "opinion" (both last layers of MetaDCSeg), "network" (as nnUNetv2_predict does), or
-            "auto" (the opinion where the checkpoint has one).
         maps: "prediction", or "learned" to add the trainer's own weights (a second pass over the case).
         device: torch device name. mirroring: test-time mirroring. tile_step_size: of the sliding window.
 
@@ -85,14 +83,13 @@ class TrainedModel:
         preprocessed: Path,
         folds: Sequence[Fold],
         checkpoint: str = "checkpoint_final.pth",
-        source: str = "auto",
         maps: str = "prediction",
         device: str = "cpu",
         mirroring: bool = True,
         tile_step_size: float = 0.5,
     ) -> None:
         self.folder, self.preprocessed, self.folds = folder, preprocessed, tuple(folds)
-        self.source, self.maps = source, maps
+        self.maps = maps
         self.mirroring, self.tile_step_size = mirroring, tile_step_size
         missing = [str(p) for p in self._files(checkpoint) if not p.is_file()]
         if missing:
@@ -304,20 +301,10 @@ class FoldNetwork:
         self.trainer = (ours or {}).get("trainer")
         self.note: str | None = None
         self.learned = self._learned_weights(ours) if "weighting" in state else None
-        if model.source == "opinion" and self.learned is None:
-            raise AuditError(
-                self.note
-                or f"The checkpoint of fold {fold} has no second opinion (only nnUNetTrainerMetaDCSeg keeps one); "
-                "use --source network."
-            )
         if model.maps == "learned" and self.learned is None:
             raise AuditError(
                 self.note or f"The checkpoint of fold {fold} has no learned weights; use --maps prediction."
             )
-        self.source = "network" if self.learned is None or model.source == "network" else "opinion"
-        if self.source == "opinion":
-            opinion = self.learned.network.opinion
-            predictor.network, predictor.list_of_parameters = opinion, [opinion.state_dict()]
 
     def _learned_weights(self, ours: dict) -> LearnedWeights | None:
         from nnunetv2_metadcseg.label_audit_alpha import LearnedWeights

@@ -28,7 +28,7 @@ def mixed_opinion(predicting: Tensor, given: Tensor | None, bias: Tensor | float
 
 
 class OpinionNetwork(nn.Module):
-    """A network with its two last layers, as one network that nnU-Net's predictor can run.
+    """A network with its two last layers, to average over time as one.
 
     Args:
         network: as nnU-Net built it, without deep supervision. given: the layer of the given labels, or None.
@@ -48,11 +48,6 @@ class OpinionNetwork(nn.Module):
         """The same from the network's logits (B, K, *S) and the input features (B, C, *S) of its last layer."""
         given = None if self.given is None else self._normalised(per_voxel(self.given, features))
         return mixed_opinion(self._normalised(logits), given, self.bias)
-
-    def forward(self, data: Tensor) -> Tensor:
-        """Logits (B, K, *S) of `probabilities`."""
-        probabilities = self.probabilities(data)
-        return torch.logit(probabilities, 1e-6) if self.regions else probabilities.clamp_min(1e-6).log()
 
     def _normalised(self, logits: Tensor) -> Tensor:
         # Contiguous as labels are: mixed memory formats are slow.

@@ -17,7 +17,7 @@ def test_audit_of_a_metadcseg_model(trained, tmp_path):
     done = trained.run("metadcseg", "audit", *FAST, "--maps", "learned", *MODEL, "-o", tmp_path / "out")
     assert "learned weights" in done.stdout and "Traceback" not in done.stderr
     content = json.loads((tmp_path / "out" / "audit.json").read_text())
-    assert content["source"] == "opinion" and content["trainer"] == "nnUNetTrainerShortMetaDCSeg"
+    assert content["trainer"] == "nnUNetTrainerShortMetaDCSeg"
     assert len(content["cases"]) == 10 and sum(case["trusted"] for case in content["cases"].values()) == 4
     split = json.loads(trained.folder("preprocessed", "Dataset901_PhantomNoisy", "splits_final.json").read_text())[0]
     assert {name for name, case in content["cases"].items() if case["out_of_fold"]} == set(split["val"])
@@ -39,11 +39,7 @@ def test_audit_of_a_stock_model(prepared, tmp_path):
     prepared.train("nnUNetTrainerShortStock")
     done = prepared.run("metadcseg", "audit", *FAST, "-tr", "nnUNetTrainerShortStock", "-o", tmp_path / "out")
     assert "note: No learned weights in this checkpoint" in done.stdout
-    assert json.loads((tmp_path / "out" / "audit.json").read_text())["source"] == "network"
     wanted = ("--maps", "learned", "-o", tmp_path / "other")
     failed = prepared.run("metadcseg", "audit", *FAST, "-tr", "nnUNetTrainerShortStock", *wanted, expect=2)
     assert "has no learned weights" in failed.stderr
-    wanted = ("--source", "opinion", "-o", tmp_path / "other")
-    failed = prepared.run("metadcseg", "audit", *FAST, "-tr", "nnUNetTrainerShortStock", *wanted, expect=2)
-    assert failed.stderr.splitlines()[-1].startswith("error: The checkpoint of fold 0 has no second opinion")
     assert not (tmp_path / "other").exists()

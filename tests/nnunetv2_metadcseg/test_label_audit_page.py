@@ -39,7 +39,7 @@ def audit() -> Audit:
     for finding, shift in zip(findings, SHIFTS, strict=True):
         finding.labels[0].direction = ErrorDirection("shifted", 0.5, shift, 1.0, 0, 0)
     findings.sort(key=lambda f: f.rank)
-    about = {"dataset": "Dataset504_X", "model": "T__P__c", "trainer": "T", "folds": ["0"], "source": "network"}
+    about = {"dataset": "Dataset504_X", "model": "T__P__c", "trainer": "T", "folds": ["0"]}
     return Audit(findings, about | {"signals": ["one", "two"], "notes": ["<note>"], "file_ending": ".nii.gz"})
 
 
