@@ -70,7 +70,10 @@ def weighted_soft_dice(
     Returns:
         A scalar in [0, 1]; the loss is its negative.
     """
-    probabilities, target, weight = _structures(logits, target, weight, regions)
+    probabilities = probabilities_of(logits, regions)
+    if not regions:
+        probabilities, target = probabilities[:, 1:], target[:, 1:]
+        weight = weight if weight.shape[1] == 1 else weight[:, 1:]
     overlap, predicted, expected = _overlaps(probabilities, target, weight)
     if batch_dice:
         if gather is not None:
@@ -84,26 +87,19 @@ def weighted_soft_dice(
     return (dice.mean(1) * share).sum() / share.sum().clamp_min(1e-6)
 
 
-def present_soft_dice(logits: Tensor, label: Tensor, valid: Tensor, regions: bool = False) -> Tensor:
+def present_soft_dice(probabilities: Tensor, label: Tensor, valid: Tensor, regions: bool = False) -> Tensor:
     """Soft Dice over the batch, averaged over the heads that have structure there; nan where none has.
 
     A patch holds few of many classes. The Dice of those that it lacks is zero however good the network is.
 
     Args:
-        logits, label: (B, K, *S). valid: (B, 1, *S), zero where ignored.
+        probabilities, label: (B, K, *S). valid: (B, 1, *S), zero where ignored.
     """
-    overlap, predicted, expected = (x.sum(0) for x in _overlaps(*_structures(logits, label, valid, regions)))
+    first = 0 if regions else 1
+    overlap, predicted, expected = (x.sum(0) for x in _overlaps(probabilities[:, first:], label[:, first:], valid))
     present = expected > 0
     dice = 2 * overlap / (predicted + expected).clamp_min(1e-8)
     return torch.where(present, dice, 0.0).sum() / present.sum()
-
-
-def _structures(logits: Tensor, target: Tensor, weight: Tensor, regions: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Probabilities, target and weight of all heads but the background's."""
-    probabilities = probabilities_of(logits, regions)
-    if regions:
-        return probabilities, target, weight
-    return probabilities[:, 1:], target[:, 1:], weight if weight.shape[1] == 1 else weight[:, 1:]
 
 
 def _overlaps(probabilities: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -172,7 +172,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         student = self.probabilities(logits)
         if said is not None:
             self.weighting.observe_bias(*(x[num_given:] for x in (said, student, label, valid)))
-        self._log_trusted_dice(logits[num_given:], label[num_given:], valid[num_given:])
+        self._observe_trusted_dice(student[num_given:], label[num_given:], valid[num_given:])
         if self.starting or self._some_rank_has_one_kind(num_given, len(data)):
             return label, torch.cat([torch.zeros_like(valid[:num_given]), valid[num_given:]])
         cases = torch.tensor([self.case_index[case] for case in batch["keys"]], device=self.device)
@@ -305,9 +305,9 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
     def _user_trust(self, batch: dict, given: slice) -> Tensor | None:
         return to_trust(batch["target"][given, 1:2].to(self.device)) if self.has_trust_maps else None
 
-    def _log_trusted_dice(self, logits: Tensor, label: Tensor, valid: Tensor) -> None:
-        if len(logits):
-            dice = present_soft_dice(logits, label, valid, self.label_manager.has_regions)
+    def _observe_trusted_dice(self, student: Tensor, label: Tensor, valid: Tensor) -> None:
+        if len(student):
+            dice = present_soft_dice(student, label, valid, self.label_manager.has_regions)
             self.weighting.statistics.add(trusted_dice=dice)
             if self.starting:
                 known = torch.isfinite(dice)

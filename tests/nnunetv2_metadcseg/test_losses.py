@@ -180,23 +180,22 @@ class TestDiceOfWhatIsPresent:
             label[:, 0] = 1 - label[:, 1:].sum(1)
         present = slice(0 if regions else 1, -1)
         expected = []
-        for prediction, right in zip(
-            *(x.movedim(1, 0)[present] for x in (probabilities_of(logits, regions), label)), strict=True
-        ):
+        probabilities = probabilities_of(logits, regions)
+        for prediction, right in zip(*(x.movedim(1, 0)[present] for x in (probabilities, label)), strict=True):
             prediction, right = prediction * valid[:, 0], right * valid[:, 0]
             expected.append(2 * (prediction * right).sum() / (prediction + right).sum())
-        found = present_soft_dice(logits, label, valid, regions)
+        found = present_soft_dice(probabilities, label, valid, regions)
         torch.testing.assert_close(found, torch.stack(expected).mean())
 
     def test_equals_the_dice_of_the_loss_where_all_are_present(self):
         logits, label, valid, _ = hard_case(3, 3, False, True)
         dice = weighted_soft_dice(logits, label, valid, batch_dice=True)
-        torch.testing.assert_close(present_soft_dice(logits, label, valid), dice)
+        torch.testing.assert_close(present_soft_dice(torch.softmax(logits, 1), label, valid), dice)
 
     def test_is_nan_without_structure(self):
         label = torch.zeros(1, 3, 4, 4)
         label[:, 0] = 1
-        assert present_soft_dice(torch.randn(1, 3, 4, 4), label, torch.ones(1, 1, 4, 4)).isnan()
+        assert present_soft_dice(torch.rand(1, 3, 4, 4), label, torch.ones(1, 1, 4, 4)).isnan()
 
 
 class TestPooling:

@@ -204,12 +204,12 @@ class TestStart:
         assert heads > 2
         label, valid = torch.zeros(1, heads, 4, 4, 4), torch.ones(1, 1, 4, 4, 4)
         label[:, 0] = 1
-        trainer._log_trusted_dice(20 * label, label, valid)
+        trainer._observe_trusted_dice(label, label, valid)
         assert trainer.start_dice == 0
         label[:, :2, 0] = torch.tensor([0.0, 1.0]).view(2, 1, 1)
-        trainer._log_trusted_dice(20 * label, label, valid)
-        assert trainer.start_dice == pytest.approx(0.05, rel=1e-3)
-        assert trainer.weighting.statistics.means()["trusted_dice"] == pytest.approx(1, rel=1e-3)
+        trainer._observe_trusted_dice(label, label, valid)
+        assert trainer.start_dice == pytest.approx(0.05)
+        assert trainer.weighting.statistics.means()["trusted_dice"] == pytest.approx(1)
 
     def test_predictions_learn_from_trusted_patches_only_and_features_from_all(self, make):
         trainer = start(make())
