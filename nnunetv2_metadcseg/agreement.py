@@ -41,14 +41,20 @@ def foreground(maps: Tensor, valid: Tensor, regions: bool) -> Tensor:
     return (maps * valid)[:, 0 if regions else 1 :]
 
 
-def class_overlaps(probabilities: Tensor, label: Tensor, valid: Tensor, regions: bool) -> Tensor:
-    """Overlap of decision and label, size of the decision, size of the label: (B, K, 3) voxels.
+def overlaps(maps: Tensor, label: Tensor, valid: Tensor, regions: bool) -> Tensor:
+    """Overlap of maps and label, size of the maps, size of the label: (B, K, 3), in voxels.
 
     Args:
-        probabilities, label: (B, heads, *S). valid: (B, 1, *S), zero where ignored. regions: no background head.
+        maps: decisions or probabilities, label: (B, heads, *S). valid: (B, 1, *S), zero where ignored.
+        regions: no background head.
     """
-    decision, label = (foreground(m, valid, regions) for m in (hard_labels(probabilities, regions), label))
-    return torch.stack([x.flatten(2).sum(2) for x in (decision * label, decision, label)], 2)
+    maps, label = (foreground(m, valid, regions) for m in (maps, label))
+    return torch.stack([x.flatten(2).sum(2) for x in (maps * label, maps, label)], 2)
+
+
+def class_overlaps(probabilities: Tensor, label: Tensor, valid: Tensor, regions: bool) -> Tensor:
+    """`overlaps` of the decision that the probabilities (B, heads, *S) make."""
+    return overlaps(hard_labels(probabilities, regions), label, valid, regions)
 
 
 @dataclass(frozen=True)

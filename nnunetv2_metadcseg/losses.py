@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnunetv2_metadcseg.agreement import probabilities_of
+from nnunetv2_metadcseg.agreement import overlaps, probabilities_of
 
 
 def voxel_cross_entropy(logits: Tensor, target: Tensor, regions: bool = False) -> Tensor:
@@ -74,7 +74,10 @@ def weighted_soft_dice(
     if not regions:
         probabilities, target = probabilities[:, 1:], target[:, 1:]
         weight = weight if weight.shape[1] == 1 else weight[:, 1:]
-    overlap, predicted, expected = _overlaps(probabilities, target, weight)
+    axes = tuple(range(2, logits.ndim))
+    weighted = probabilities * weight
+    overlap = (weighted * target).sum(axes)
+    predicted, expected = weighted.sum(axes), (target * weight).sum(axes)
     if batch_dice:
         if gather is not None:
             overlap, predicted, expected = gather(overlap), gather(predicted), gather(expected)
@@ -95,18 +98,10 @@ def present_soft_dice(probabilities: Tensor, label: Tensor, valid: Tensor, regio
     Args:
         probabilities, label: (B, K, *S). valid: (B, 1, *S), zero where ignored.
     """
-    first = 0 if regions else 1
-    overlap, predicted, expected = (x.sum(0) for x in _overlaps(probabilities[:, first:], label[:, first:], valid))
+    overlap, predicted, expected = overlaps(probabilities, label, valid, regions).sum(0).unbind(1)
     present = expected > 0
     dice = 2 * overlap / (predicted + expected).clamp_min(1e-8)
     return torch.where(present, dice, 0.0).sum() / present.sum()
-
-
-def _overlaps(probabilities: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Weighted sums over space of overlap, prediction and target: each (B, heads)."""
-    axes = tuple(range(2, target.ndim))
-    weighted = probabilities * weight
-    return (weighted * target).sum(axes), weighted.sum(axes), (target * weight).sum(axes)
 
 
 def pool_target(target: Tensor, weight: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:

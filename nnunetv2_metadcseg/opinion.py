@@ -28,7 +28,7 @@ def mixed_opinion(predicting: Tensor, given: Tensor | None, bias: Tensor | float
 
 
 class OpinionNetwork(nn.Module):
-    """A network with its two last layers, to average over time as one.
+    """A network with its two last layers as one module: the mean teacher averages it, the audit reads it.
 
     Args:
         network: as nnU-Net built it, without deep supervision. given: the layer of the given labels, or None.

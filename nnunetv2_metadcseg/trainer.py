@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from nnunetv2_metadcseg.collective import Collective
 from nnunetv2_metadcseg.config import MetaDCSegConfig
 from nnunetv2_metadcseg.data_loading import ExtraSegChannels
+from nnunetv2_metadcseg.epoch_statistics import counted
 from nnunetv2_metadcseg.feature_tap import FeatureTap, last_segmentation_layer, unwrap, without_deep_supervision
 from nnunetv2_metadcseg.given_label_head import GivenLabelHead
 from nnunetv2_metadcseg.losses import present_soft_dice
@@ -310,8 +311,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             dice = present_soft_dice(student, label, valid, self.label_manager.has_regions)
             self.weighting.statistics.add(trusted_dice=dice)
             if self.starting:
-                known = torch.isfinite(dice)
-                total, count = self.collective.sum(torch.stack([torch.where(known, dice, 0.0), known.float()])).tolist()
+                total, count = self.collective.sum(counted(dice)).tolist()
                 if count:
                     self.start_dice += 0.05 * (total / count - self.start_dice)
 
