@@ -1,4 +1,4 @@
-"""Label audit, what MetaDCSeg learned: its weights alpha for a whole case, and its record of every case."""
+"""Label audit, what MetaDCSeg learned: its record of every case, and its weights alpha for a whole case."""
 
 from __future__ import annotations
 
@@ -20,27 +20,19 @@ from nnunetv2_metadcseg.targets import LabelEncoder
 from nnunetv2_metadcseg.weighting import LabelWeighting
 
 
-class LearnedWeights:
-    """The trainer's weighting, read from its checkpoint.
+class TrainerRecord:
+    """What the trainer counted of every case, read from its checkpoint.
 
     Args:
-        predictor: nnUNetPredictor with the fold's network (student weights are `list_of_parameters[0]`).
-        ours: the checkpoint's entry "metadcseg". trusted: trusted cases. device: where to compute.
+        ours: the checkpoint's entry "metadcseg". trusted: trusted cases.
+        regions: sigmoid heads. device: where to compute.
     """
 
-    def __init__(self, predictor: Any, ours: dict, trusted: Sequence[str], device: torch.device) -> None:
-        state, labels = ours["state"], predictor.label_manager
-        self.predictor, self.device, self.regions = predictor, device, labels.has_regions
-        self.index = {case: i for i, case in enumerate(state["cases"])}
+    def __init__(self, ours: dict, trusted: Sequence[str], regions: bool, device: torch.device) -> None:
+        self.device, self.regions = device, regions
+        self.index = {case: i for i, case in enumerate(ours["state"]["cases"])}
         self.weighting = self._weighting(ours, set(trusted))
         self.beliefs = self.weighting.agreement.beliefs.clone()  # computing alpha moves those of the weighting
-        self.encoder = LabelEncoder(
-            labels.num_segmentation_heads, labels.foreground_regions if self.regions else None, labels.ignore_label
-        )
-        student = deepcopy(unwrap(predictor.network))
-        student.load_state_dict(predictor.list_of_parameters[0])
-        opinion = opinion_of(student, ours, self.regions)
-        self.network = AlphaNetwork(student, opinion, self.weighting, self.regions).to(device).eval()
 
     def _weighting(self, ours: dict, trusted: set[str]) -> LabelWeighting:
         """With one case more than the trainer numbered: the place of a case that it has not seen."""
@@ -65,6 +57,27 @@ class LearnedWeights:
         """Mean alpha of a training case where label and teacher disagree, as the trainer counted it at last."""
         known = case in self.index and self.beliefs[self.index[case]] >= 0
         return float(self.beliefs[self.index[case]]) if known else None
+
+
+class LearnedWeights(TrainerRecord):
+    """The trainer's weights alpha for whole cases.
+
+    Args:
+        predictor: nnUNetPredictor with the fold's network (student weights are `list_of_parameters[0]`).
+        ours, trusted, device: as in the base class.
+    """
+
+    def __init__(self, predictor: Any, ours: dict, trusted: Sequence[str], device: torch.device) -> None:
+        labels = predictor.label_manager
+        super().__init__(ours, trusted, labels.has_regions, device)
+        self.predictor = predictor
+        self.encoder = LabelEncoder(
+            labels.num_segmentation_heads, labels.foreground_regions if self.regions else None, labels.ignore_label
+        )
+        student = deepcopy(unwrap(predictor.network))
+        student.load_state_dict(predictor.list_of_parameters[0])
+        opinion = opinion_of(student, ours, self.regions)
+        self.network = AlphaNetwork(student, opinion, self.weighting, self.regions).to(device).eval()
 
     @torch.no_grad()
     def suspicion(self, case: str, image: Tensor, label: Tensor, logits: Tensor) -> Tensor:

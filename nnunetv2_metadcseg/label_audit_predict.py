@@ -19,7 +19,7 @@ from nnunetv2_metadcseg.trusted_cases import FILE_NAME, TrustedCasesError, read_
 if TYPE_CHECKING:
     import torch
 
-    from nnunetv2_metadcseg.label_audit_alpha import LearnedWeights
+    from nnunetv2_metadcseg.label_audit_alpha import TrainerRecord
 
 Fold = int | str
 
@@ -293,6 +293,9 @@ class FoldNetwork:
 
     Args:
         ours: the checkpoint's entry "metadcseg", or None.
+
+    Attributes:
+        trainer_record: what can be read of it, or None. note: what the user must know about that, or None.
     """
 
     def __init__(self, model: TrainedModel, fold: Fold, predictor: Any, ours: dict | None) -> None:
@@ -300,18 +303,22 @@ class FoldNetwork:
         state = (ours or {}).get("state") or {}
         self.trainer = (ours or {}).get("trainer")
         self.note: str | None = None
-        self.learned = self._learned_weights(ours) if "weighting" in state else None
-        if model.maps == "learned" and self.learned is None:
+        self.trainer_record = self._read(ours) if "weighting" in state else None
+        if model.maps == "learned" and self.trainer_record is None:
             raise AuditError(
                 self.note or f"The checkpoint of fold {fold} has no learned weights; use --maps prediction."
             )
 
-    def _learned_weights(self, ours: dict) -> LearnedWeights | None:
-        from nnunetv2_metadcseg.label_audit_alpha import LearnedWeights
+    def _read(self, ours: dict) -> TrainerRecord | None:
+        """The record of the trainer; for learned maps with its weights."""
+        from nnunetv2_metadcseg.label_audit_alpha import LearnedWeights, TrainerRecord
 
+        model = self.model
         try:
-            trusted = trusted_in_training(ours, self.model.trusted)
-            return LearnedWeights(self.predictor, ours, trusted, self.model.device)
+            trusted = trusted_in_training(ours, model.trusted)
+            if model.maps == "learned":
+                return LearnedWeights(self.predictor, ours, trusted, model.device)
+            return TrainerRecord(ours, trusted, self.predictor.label_manager.has_regions, model.device)
         except (LookupError, TypeError, RuntimeError) as error:  # a checkpoint of another version of this package
             self.note = (
                 f"The learned weights in the checkpoint of fold {self.fold} cannot be read by version "
@@ -325,12 +332,12 @@ class FoldNetwork:
 
         image = torch.from_numpy(data)
         logits = self.predictor.predict_logits_from_preprocessed_data(image).float().cpu()
-        if self.learned is None or self.model.maps != "learned":
+        if self.model.maps != "learned":
             return logits, None
-        return logits, self.learned.suspicion(case, image, torch.from_numpy(seg.astype(np.int16)), logits)
+        return logits, self.trainer_record.suspicion(case, image, torch.from_numpy(seg.astype(np.int16)), logits)
 
     def belief(self, case: str) -> float | None:
-        return None if self.learned is None else self.learned.belief(case)
+        return None if self.trainer_record is None else self.trainer_record.belief(case)
 
     def record(self, case: str) -> float | None:
-        return None if self.learned is None else self.learned.record(case)
+        return None if self.trainer_record is None else self.trainer_record.record(case)

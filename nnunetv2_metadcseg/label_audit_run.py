@@ -293,7 +293,7 @@ def _write_maps(folder: Path, file: Path, finding: CaseFinding, model: TrainedMo
 def describe(model: TrainedModel, findings: Sequence[CaseFinding]) -> dict[str, Any]:
     """Provenance, the signals used, and what the reader must know."""
     networks = model.networks.values()
-    learned = any(network.learned is not None for network in networks)
+    learned = any(network.trainer_record is not None for network in networks)
     signals = ["disagreement of label and prediction, weighed by the prediction's confidence"]
     if model.maps == "learned":
         signals.append("learned weights: 1 - alpha per voxel (maps only)")

@@ -37,7 +37,7 @@ class FakeModel:
     def __init__(self, preprocessed: Path, learned: bool = False, broken: bool = False) -> None:
         self.preprocessed, self.learned, self.broken = preprocessed, learned, broken
         self.maps = "learned" if learned else "prediction"
-        self.networks = {0: SimpleNamespace(learned=learned or None, trainer=None, note=None)}
+        self.networks = {0: SimpleNamespace(trainer_record=learned or None, trainer=None, note=None)}
         self.trusted = ["trusted"]
         self.dataset = SimpleNamespace(load_case=lambda case: (None, None, None, PROPERTIES))
         self.reader = SimpleNamespace(read_seg=lambda file: (np.load(file)[None], PROPERTIES))
