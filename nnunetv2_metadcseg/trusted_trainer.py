@@ -5,6 +5,7 @@ It only wires nnU-Net's hooks; a subclass says in `training_targets` what the gi
 
 from __future__ import annotations
 
+import io
 import os
 import random
 from dataclasses import asdict
@@ -248,9 +249,10 @@ class TrustedBatchTrainer(nnUNetTrainer):
         if self.local_rank != 0 or self.disable_checkpointing:
             super().save_checkpoint(filename)
             return
-        partial = f"{filename}.partial"
-        super().save_checkpoint(partial)
-        checkpoint = torch.load(partial, map_location="cpu", weights_only=False)
+        written = io.BytesIO()  # torch writes there as it does to a file: the disk sees the checkpoint once
+        super().save_checkpoint(written)
+        written.seek(0)
+        checkpoint = torch.load(written, map_location="cpu", weights_only=False)
         checkpoint["trainer_name"] = stock_class_name(type(self))
         checkpoint["metadcseg"] = {
             "version": __version__,
@@ -260,6 +262,7 @@ class TrustedBatchTrainer(nnUNetTrainer):
             "random": random_state(),
         }
         # An interruption while writing leaves the last complete checkpoint in place.
+        partial = f"{filename}.partial"
         torch.save(checkpoint, partial)
         os.replace(partial, filename)
 
