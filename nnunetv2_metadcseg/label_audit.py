@@ -16,7 +16,6 @@ import numpy as np
 BEST_SHARE = 0.2  # of the cases that agree best: their disagreement stands for that of right labels
 MAX_OPTIMISM = 2.5  # trusted cases were trained on, so right labels of other cases disagree up to this much more
 DOMINANT = 0.5  # share of the wrong voxels (or of their balance) that names the direction
-LEAST_SHARE = 0.05  # of the disagreement of right labels that is extra, or missing
 PROPOSE_FROM = 0.5  # suspicion from which the proposed label is the prediction
 
 
@@ -36,12 +35,7 @@ class Disagreement:
     @property
     def rate(self) -> float:
         """Confident disagreement per voxel of the structure; 0 where neither has the structure."""
-        return self.weighed_rate(0.5)
-
-    def weighed_rate(self, share: float) -> float:
-        """The rate with each direction weighed by how rarely right labels disagree in it; share: see `extra_share`."""
-        extra, missing = direction_weights(share)
-        return (extra * self.extra + missing * self.missing) / self.size if self.size > 0 else 0.0
+        return (self.extra + self.missing) / self.size if self.size > 0 else 0.0
 
 
 @dataclass(frozen=True)
@@ -128,35 +122,7 @@ def expected_rate(rates: np.ndarray, trusted: np.ndarray) -> float:
     return max(best, 1e-6)
 
 
-def extra_share(trusted: Sequence[Disagreement]) -> float:
-    """Share of the disagreement of right labels that is `extra`, as far as trusted cases are sure of it; else 1/2.
-
-    A network that has learned labels that are all too large finds right ones too small, so there a missing voxel means
-    little and an extra one much. Two trusted cases or more are needed. Their mean balance m of extra and missing, with
-    standard error s, counts times 1 - (s / m)^2, or not at all if that is negative (James and Stein 1961).
-    """
-    known = [d for d in trusted if d.size > 0]
-    total = float(np.mean([d.rate for d in known])) if known else 0.0
-    if len(known) < 2 or total == 0:
-        return 0.5
-    balances = np.array([(d.extra - d.missing) / d.size for d in known])
-    mean, error = float(balances.mean()), float(balances.std(ddof=1)) / len(known) ** 0.5
-    sure = max(0.0, 1 - (error / mean) ** 2) if mean else 0.0
-    return float(np.clip((1 + sure * mean / total) / 2, LEAST_SHARE, 1 - LEAST_SHARE))
-
-
-def direction_weights(share: float) -> tuple[float, float]:
-    """Weights of extra and of missing voxels where `share` of what right labels disagree on is extra; ones for 1/2."""
-    return 1 / (2 * share), 1 / (2 * (1 - share))
-
-
-def voxel_ratio(given: np.ndarray, ratio: float, share: float) -> np.ndarray:
-    """The ratio of a case at its voxels, weighed by direction: (*S); given: (*S), 0 for background."""
-    extra, missing = direction_weights(share)
-    return np.where(given > 0, np.float32(ratio * extra), np.float32(ratio * missing))
-
-
-def reliability(ratio: float | np.ndarray) -> float | np.ndarray:
+def reliability(ratio: float) -> float:
     """1 / (1 + ratio): 1 where label and prediction agree, 1/2 where they disagree as right labels do, else below.
 
     Args:
@@ -165,17 +131,16 @@ def reliability(ratio: float | np.ndarray) -> float | np.ndarray:
     return 1.0 / (1.0 + ratio)
 
 
-def wrong_probability(p_given: np.ndarray, ratio: float | np.ndarray) -> np.ndarray:
-    """Probability that the given label, not the network, is wrong at a voxel: (1 - p) (1 - reliability there).
+def wrong_probability(p_given: np.ndarray, ratio: float) -> np.ndarray:
+    """Probability that the given label, not the network, is wrong at a voxel: (1 - p) (1 - reliability).
 
     Args:
-        p_given: (*S), predicted probability of what the given label says. ratio: of the case, see `reliability`, or of
-            its voxels, see `voxel_ratio`.
+        p_given: (*S), predicted probability of what the given label says. ratio: of the case, see `reliability`.
 
     Returns:
         (*S) float32 in [0, 1].
     """
-    return (1 - np.clip(p_given.astype(np.float32), 0, 1)) * np.asarray(1 - reliability(ratio), np.float32)
+    return (1 - np.clip(p_given.astype(np.float32), 0, 1)) * np.float32(1 - reliability(ratio))
 
 
 def proposed_label(given: np.ndarray, predicted: np.ndarray, suspicion: np.ndarray) -> np.ndarray:

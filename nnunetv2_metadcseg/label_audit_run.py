@@ -23,15 +23,14 @@ from nnunetv2_metadcseg.label_audit import (
     disagreement,
     error_direction,
     expected_rate,
-    extra_share,
     joint_disagreement,
     pooled,
     proposed_label,
     reliability,
     unit,
-    voxel_ratio,
     wrong_probability,
 )
+from nnunetv2_metadcseg.label_audit_calibration import calibrate, calibrated, lean_notes
 from nnunetv2_metadcseg.label_audit_predict import AuditError, CasePrediction, Structure, TrainedModel
 
 CASE_COLUMNS = (
@@ -39,7 +38,6 @@ CASE_COLUMNS = (
     *("missing_parts", "extra_parts", "disagreement", "suspicious_voxels", "out_of_fold", "trusted", "trainer_belief"),
     *("suspicion_file", "proposed_file", "given_file"),
 )
-NOTED_LEAN = 0.1  # of the share of extra voxels from one half: worth a note
 
 
 @dataclass
@@ -58,7 +56,6 @@ class CaseFinding:
 
     Attributes:
         whole: its labels together. ratio: its disagreement divided by that of right labels.
-        share: of the disagreement of right labels that is extra, see `extra_share`.
         belief: the trainer's mean alpha of the case where its label and the teacher disagree, or None.
     """
 
@@ -71,14 +68,9 @@ class CaseFinding:
     shape: tuple[int, ...]
     spacing: tuple[float, ...]
     ratio: float = float("nan")
-    share: float = 0.5
     suspicious_voxels: int = 0
     labels: list[LabelFinding] = field(default_factory=list)
     rank: int = 0
-
-    def voxel_ratio(self, given: np.ndarray) -> np.ndarray:
-        """The ratio at the voxels (*S) of the given label (*S), by direction."""
-        return voxel_ratio(given, self.ratio, self.share)
 
     @property
     def rate(self) -> float:
@@ -150,18 +142,14 @@ def probability_of_given(prediction: CasePrediction, structures: Sequence[Struct
 def score(findings: Sequence[CaseFinding]) -> None:
     """Sets `ratio`, the reliability of every structure, and the rank of all cases.
 
-    Cases predicted by a network that has seen their label disagree less, so each group has its own expectation; in
-    which direction right labels disagree is asked of all trusted cases.
+    Cases predicted by a network that has seen their label disagree less, so each group has its own expectation.
     """
-    share = extra_share([f.whole for f in findings if f.trusted])
-    own_share = {name: extra_share([f.parts[name] for f in findings if f.trusted]) for name in findings[0].parts}
     for group in _groups(findings):
         trusted = np.array([f.trusted for f in group])
-        case_ratio = _ratios([f.whole.weighed_rate(share) for f in group], trusted)
-        for finding, ratio in zip(group, case_ratio, strict=True):
-            finding.ratio, finding.share = ratio, share
+        for finding, ratio in zip(group, _ratios([f.rate for f in group], trusted), strict=True):
+            finding.ratio = ratio
         for name in group[0].parts:
-            own = _ratios([f.parts[name].weighed_rate(own_share[name]) for f in group], trusted)
+            own = _ratios([f.parts[name].rate for f in group], trusted)
             for finding, ratio in zip(group, own, strict=True):
                 direction = ErrorDirection("none", np.nan, np.nan, np.nan, 0, 0)
                 finding.labels.append(LabelFinding(name, finding.parts[name].rate, reliability(ratio), direction))
@@ -235,9 +223,10 @@ def _audit_into(folder: Path, model: TrainedModel, names: Sequence[str], worst: 
     interim = folder / "interim"
     for name in (interim, *(folder / kind for kind in ("suspicion", "proposed", "given"))):
         name.mkdir()
+    offsets = calibrate(model, names, progress)
     findings = []
     for case in progress(names):
-        prediction = model.predict(case)
+        prediction = calibrated(model.predict(case), offsets, model.label_manager)
         findings.append(measure(case, prediction, model.structures, case in model.trusted))
         _keep(interim / f"{case}.npz", prediction, model)
     score(findings)
@@ -245,7 +234,7 @@ def _audit_into(folder: Path, model: TrainedModel, names: Sequence[str], worst: 
     for finding in progress(findings):
         _write_maps(folder, interim / f"{finding.case}.npz", finding, model)
     shutil.rmtree(interim)
-    audit = Audit(findings, describe(model, findings))
+    audit = Audit(findings, describe(model, findings, offsets))
     write_csv(audit, folder / "audit.csv", model.file_ending)
     (folder / "audit.json").write_text(json.dumps(as_json(audit, model.file_ending), indent=2) + "\n")
     write_page(audit, folder, model, worst)
@@ -261,11 +250,11 @@ def _keep(file: Path, prediction: CasePrediction, model: TrainedModel) -> None:
     np.savez(file, **content)
 
 
-def voxel_suspicion(p_given: np.ndarray, learned: np.ndarray | None, ratio: float | np.ndarray) -> np.ndarray:
+def voxel_suspicion(p_given: np.ndarray, learned: np.ndarray | None, ratio: float) -> np.ndarray:
     """Suspicion map (*S) in [0, 1]: the prediction's, and what the trainer learned where that is more.
 
     Args:
-        p_given: (*S). learned: 1 - alpha (*S), or None. ratio: of the case or of its voxels (`voxel_ratio`).
+        p_given: (*S). learned: 1 - alpha (*S), or None. ratio: of the case.
     """
     suspicion = wrong_probability(p_given, ratio)
     return suspicion if learned is None else np.maximum(suspicion, np.clip(learned, 0, 1))
@@ -274,7 +263,7 @@ def voxel_suspicion(p_given: np.ndarray, learned: np.ndarray | None, ratio: floa
 def _write_maps(folder: Path, file: Path, finding: CaseFinding, model: TrainedModel) -> None:
     with np.load(file) as kept:
         content = {name: kept[name] for name in kept.files}
-    suspicion = voxel_suspicion(content["p_given"], content.get("learned"), finding.voxel_ratio(content["given"]))
+    suspicion = voxel_suspicion(content["p_given"], content.get("learned"), finding.ratio)
     given, proposed = content["given"], proposed_label(content["given"], content["predicted"], suspicion)
     finding.suspicious_voxels = int((suspicion >= 0.5).sum())
     for label, structure in zip(finding.labels, model.structures, strict=True):
@@ -290,8 +279,9 @@ def _write_maps(folder: Path, file: Path, finding: CaseFinding, model: TrainedMo
 # ---- what is written ------------------------------------------------------------------------------------------------
 
 
-def describe(model: TrainedModel, findings: Sequence[CaseFinding]) -> dict[str, Any]:
+def describe(model: TrainedModel, findings: Sequence[CaseFinding], offsets: np.ndarray) -> dict[str, Any]:
     """Provenance, the signals used, and what the reader must know."""
+    moved = {s.name: float(offsets[s.head]) for s in model.structures if offsets.any() and offsets[s.head]}
     networks = model.networks.values()
     learned = any(network.trainer_record is not None for network in networks)
     signals = ["disagreement of label and prediction, weighed by the prediction's confidence"]
@@ -304,7 +294,8 @@ def describe(model: TrainedModel, findings: Sequence[CaseFinding]) -> dict[str, 
         "folds": [str(fold) for fold in model.folds],
         "trainer": next((network.trainer for network in networks if network.trainer), model.folder.name.split("__")[0]),
         "signals": signals,
-        "notes": _notes(model, findings, learned),
+        "offsets": moved,
+        "notes": _notes(model, findings, learned) + lean_notes(moved),
         "file_ending": model.file_ending,
     }
 
@@ -320,24 +311,12 @@ def _notes(model: TrainedModel, findings: Sequence[CaseFinding], learned: bool) 
             "given here has them outside its training cases); it may have learned the error. Train and give more folds "
             "to mend this."
         )
-    notes += one_sided_note(findings[0].share)
     if not any(f.trusted for f in findings):
         notes.append(
             "No trusted case among these: the disagreement of right labels is taken from the fifth of the cases that "
             "agree best."
         )
     return notes
-
-
-def one_sided_note(share: float) -> list[str]:
-    """What `extra_share` says of the labels as a whole, in at most one sentence."""
-    if abs(share - 0.5) < NOTED_LEAN:
-        return []
-    prediction, label = ("larger", "large") if share < 0.5 else ("smaller", "small")
-    return [
-        f"Predictions are mostly {prediction} than the trusted labels, so the labels that the model learned from are "
-        f"probably too {label} on the whole; errors of that kind count more."
-    ]
 
 
 def rows(audit: Audit, ending: str) -> list[dict[str, Any]]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from nnunetv2_metadcseg.label_audit import disagreement, expected_rate, wrong_probability
+from nnunetv2_metadcseg.label_audit_calibration import calibrated, case_sample, fit_offsets
 from nnunetv2_metadcseg.label_audit_run import measure, probability_of_given, score, voxel_suspicion
 
 METHOD_COLUMNS = ("dataset", "label_dice", "seed", "method", "case_auroc", "precision_at_k", "voxel_auroc")
@@ -29,6 +31,7 @@ def evaluate(cell: Any, folder: Path, clean: Callable[[str], np.ndarray]) -> tup
     doubtful = [case for case, content in stock.items() if not content["trusted"]]
     wrong = {case: stock[case]["oof"].given != clean(case) for case in doubtful}
     case_scores, maps = rivals(stock, doubtful, structures)
+    stock, ours = (with_calibration(contents, structures) for contents in (stock, ours))
     for name, contents in (("metadcseg", ours), ("audit_stock", stock)):
         case_scores[name], maps[name] = audit(contents, structures, doubtful)
     key = {"dataset": cell.dataset, "label_dice": cell.label_dice, "seed": cell.seed}
@@ -47,15 +50,24 @@ def load(folder: Path, arm: str) -> dict[str, dict]:
 # ---- methods --------------------------------------------------------------------------------------------------------
 
 
+def with_calibration(contents: dict[str, dict], structures: Sequence) -> dict[str, dict]:
+    """The predictions as `metadcseg audit` calibrates them on the trusted cases."""
+    labels = SimpleNamespace(has_regions=False, convert_probabilities_to_segmentation=lambda p: p.argmax(0))
+    contents = {case: dict(content) for case, content in contents.items()}
+    for kind in ("oof", "seen"):
+        chosen = [content for content in contents.values() if kind in content]
+        offsets = fit_offsets([case_sample(c[kind], structures, False) for c in chosen if c["trusted"]], regions=False)
+        for content in chosen:
+            content[kind] = calibrated(content[kind], offsets, labels)
+    return contents
+
+
 def audit(contents: dict[str, dict], structures: Sequence, doubtful: Sequence[str]) -> tuple[dict, dict]:
     """What `metadcseg audit` gives: ratio per case (its reliability falls with it) and suspicion maps."""
     findings = {case: measure(case, c["oof"], structures, c["trusted"]) for case, c in contents.items()}
     score(list(findings.values()))
     maps = {
-        case: wrong_probability(
-            given_probability(contents[case]["oof"]), findings[case].voxel_ratio(contents[case]["oof"].given)
-        )
-        for case in doubtful
+        case: wrong_probability(given_probability(contents[case]["oof"]), findings[case].ratio) for case in doubtful
     }
     return {case: findings[case].ratio for case in doubtful}, maps
 
@@ -202,7 +214,7 @@ def voxel_signals(contents: dict, kind: str, structures: Sequence, wrong: dict):
     p = {case: given_probability(contents[case][kind]) for case in wrong}
     yield "1 - p", {case: 1 - p[case] for case in wrong}
     yield "odds", {case: odds(p[case], findings[case].ratio) for case in wrong}
-    ratios = {case: findings[case].voxel_ratio(contents[case][kind].given) for case in wrong}
+    ratios = {case: findings[case].ratio for case in wrong}
     yield "(1 - p) (1 - R)", {case: wrong_probability(p[case], ratios[case]) for case in wrong}
     if all(contents[case][kind].learned is not None for case in wrong):
         learned = {case: contents[case][kind].learned for case in wrong}

@@ -8,18 +8,14 @@ import numpy as np
 import pytest
 
 from nnunetv2_metadcseg.label_audit import (
-    LEAST_SHARE,
     MAX_OPTIMISM,
-    Disagreement,
     disagreement,
     error_direction,
     expected_rate,
-    extra_share,
     joint_disagreement,
     pooled,
     proposed_label,
     reliability,
-    voxel_ratio,
     wrong_probability,
 )
 
@@ -164,32 +160,3 @@ def test_a_wobbly_contour_is_neither():
             given[0, a, b] = False
     given[0, 8:10, 18:22] = given[0, 30:32, 18:22] = given[0, 18:22, 8:10] = given[0, 18:22, 30:32] = True
     assert error_direction(given, proposed, (1, 1, 1)).kind == "mixed"
-
-
-def case(extra: float, missing: float) -> Disagreement:
-    return Disagreement(extra, missing, 10)
-
-
-class TestDirection:
-    def test_right_labels_that_are_found_too_small_share_little_that_is_extra(self):
-        assert extra_share([case(0.5, 4), case(0.5, 4.2), case(0.4, 4.1)]) == pytest.approx(0.1, abs=0.02)
-
-    def test_no_direction_that_the_cases_do_not_agree_on(self):
-        assert extra_share([case(1, 4), case(4, 1), case(2, 3)]) == 0.5
-
-    @pytest.mark.parametrize("trusted", [[], [case(0, 4)], [case(0, 0), case(0, 0)], [Disagreement(0, 0, 0)] * 3])
-    def test_unknown_without_evidence(self, trusted):
-        assert extra_share(trusted) == 0.5
-
-    def test_never_all_of_it(self):
-        assert extra_share([case(0, 4)] * 3) == LEAST_SHARE
-
-    def test_rate_weighs_the_rare_direction_more(self):
-        assert case(2, 1).weighed_rate(0.5) == pytest.approx(case(2, 1).rate)
-        assert case(2, 0).weighed_rate(0.1) == pytest.approx(5 * case(2, 0).rate)
-        assert case(0, 2).weighed_rate(0.1) == pytest.approx(case(0, 2).rate / 1.8)
-        assert Disagreement(0, 0, 0).weighed_rate(0.1) == 0
-
-    def test_ratio_at_the_voxels(self):
-        found = voxel_ratio(np.array([0, 2]), 3.0, 0.1)
-        assert found.tolist() == pytest.approx([3 / 1.8, 15])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from nnunetv2_metadcseg.label_audit_predict import AuditError, CasePrediction, Structure, TrainedModel
-from nnunetv2_metadcseg.label_audit_run import one_sided_note, probability_of_given, run_audit, voxel_suspicion
+from nnunetv2_metadcseg.label_audit_run import probability_of_given, run_audit, voxel_suspicion
 
 SHAPE = (6, 20, 20)
 PROPERTIES = {"spacing": (2.0, 1.0, 1.0)}
@@ -168,11 +168,31 @@ def test_learned_weights_only_raise_the_suspicion():
     assert voxel_suspicion(p, None, 1).tolist() == pytest.approx([0.05, 0.05])
 
 
-@pytest.mark.parametrize(("share", "expected"), [(0.2, "too large on the whole"), (0.8, "too small on the whole")])
-def test_says_when_all_labels_lean_to_one_side(share, expected):
-    (note,) = one_sided_note(share)
-    assert expected in note
+class LeaningModel(FakeModel):
+    """Has learned labels that are too large: unsure of a rim around every structure. Two cases are trusted."""
+
+    labels = FakeModel.labels | {"trusted_2": square(6, 14)}
+    label_manager = SimpleNamespace(
+        has_regions=False, ignore_label=None, convert_probabilities_to_segmentation=lambda p: p.argmax(0)
+    )
+
+    def __init__(self, preprocessed: Path) -> None:
+        super().__init__(preprocessed)
+        self.trusted = ["trusted", "trusted_2"]
+
+    def predict(self, case):
+        rings = sum(np.where(square(low, 20 - low) > 0, 0.1, 0.0) for low in (3, 4, 5))
+        inside = np.where(square(6, 14) > 0, 0.99, np.where(rings > 0, 0.45 + rings, 0.01))
+        probabilities = np.stack([1 - inside, inside])
+        predicted = (inside > 0.5).astype(np.int16)
+        valid = np.ones(SHAPE, bool)
+        return CasePrediction(self.labels[case], predicted, probabilities, valid, PROPERTIES, case not in self.trusted)
 
 
-def test_says_nothing_when_errors_cancel_out():
-    assert one_sided_note(0.5) == one_sided_note(0.45) == []
+def test_a_prediction_that_leans_as_the_labels_do_is_calibrated_on_the_trusted_cases(tmp_path):
+    audit = run_audit(LeaningModel(tmp_path / "pre"), tmp_path / "out", worst=0)
+    assert audit.findings[0].case == "large" and audit.findings[0].direction == "too large"
+    assert audit.findings[1].ratio < 0.1 * audit.findings[0].ratio
+    assert (np.load(tmp_path / "out" / "proposed" / "large.npy") <= square(5, 15)).all()
+    assert audit.about["offsets"]["organ"] == pytest.approx(np.log(0.25 / 0.75), abs=0.01)
+    assert any("organ were mostly larger" in note for note in audit.about["notes"])
