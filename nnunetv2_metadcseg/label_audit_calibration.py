@@ -1,8 +1,9 @@
-"""Label audit, calibration: the prediction's boundary is moved to where trusted labels have it.
+"""Label audit, calibration: every network's boundaries are moved to where trusted labels have them.
 
 A network that has learned many labels that are too large predicts structures too large, so it agrees with the wrong
 labels and finds the right ones too small. Trusted cases show by how much: one offset per structure, added to its logit,
-makes predictions of trusted cases as large as their labels. Definitions and evidence: docs/label_audit.md.
+makes predictions of trusted cases as large as their labels. The networks of different folds differ, so each has its
+own. Definitions and evidence: docs/label_audit.md.
 
 K heads (background is the first, unless the data set has regions), `*S` space, V voxels.
 """
@@ -10,13 +11,13 @@ K heads (background is the first, unless the data set has regions), `*S` space, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from nnunetv2_metadcseg.label_audit_predict import CasePrediction, Structure, TrainedModel
+    from nnunetv2_metadcseg.label_audit_predict import CasePrediction, Fold, Structure, TrainedModel
 
 BOUND = 4.0  # of an offset, in logits: a probability of 1/2 becomes 0.98, or 0.02
 SURE = 1 / (1 + np.exp(-2 * BOUND))  # offsets within the bound cannot turn a more probable decision
@@ -74,16 +75,6 @@ def fit_offsets(cases: Sequence[CaseSample], regions: bool) -> np.ndarray:
     return offsets * sure
 
 
-def shifted(probabilities: np.ndarray, offsets: np.ndarray, regions: bool) -> np.ndarray:
-    """Probabilities (K, *S) after adding offsets (K,) to their logits."""
-    logits = to_logits(probabilities.astype(np.float32), regions)
-    logits += offsets.astype(np.float32).reshape(-1, *[1] * (logits.ndim - 1))
-    if regions:
-        return 1 / (1 + np.exp(-logits))
-    logits = np.exp(logits - logits.max(0))
-    return logits / logits.sum(0)
-
-
 def to_logits(probabilities: np.ndarray, regions: bool) -> np.ndarray:
     """Logits of probabilities (K, ...), up to a constant per voxel for heads that exclude each other."""
     p = np.clip(probabilities, 1e-7, 1)
@@ -135,14 +126,20 @@ def _root(leans) -> float:
 # ---- in the audit ---------------------------------------------------------------------------------------------------
 
 
-def calibrate(model: TrainedModel, names: Sequence[str], progress: Callable[[Iterable], Iterable] = iter) -> np.ndarray:
-    """Offsets per head from (some of) the trusted cases among `names`; empty where they are too few to tell."""
+def calibrate(
+    model: TrainedModel, names: Sequence[str], progress: Callable[[Iterable], Iterable] = iter
+) -> dict[Fold, np.ndarray]:
+    """Offsets per fold and head from (some of) the trusted cases among `names`; none where they are too few to tell."""
     trusted = [case for case in names if case in model.trusted]
     if len(trusted) < 2:
-        return np.zeros(0)
+        return {}
     chosen = trusted[:: -(-len(trusted) // MOST_TRUSTED)]
     regions = model.label_manager.has_regions
-    return fit_offsets([case_sample(model.predict(c), model.structures, regions) for c in progress(chosen)], regions)
+    samples: dict[Fold, list[CaseSample]] = {fold: [] for fold in model.folds}
+    for case in progress(chosen):
+        for fold in model.folds:
+            samples[fold].append(case_sample(model.predict(case, [fold]), model.structures, regions))
+    return {fold: fit_offsets(cases, regions) for fold, cases in samples.items()}
 
 
 def case_sample(prediction: CasePrediction, structures: Sequence[Structure], regions: bool) -> CaseSample:
@@ -153,20 +150,17 @@ def case_sample(prediction: CasePrediction, structures: Sequence[Structure], reg
     return sample(prediction.probabilities, given, prediction.valid, regions)
 
 
-def calibrated(prediction: CasePrediction, offsets: np.ndarray, label_manager: Any) -> CasePrediction:
-    """The prediction with offsets per head, see `calibrate`; label_manager: nnU-Net's, which decides."""
-    if not offsets.any():
-        return prediction
-    probabilities = shifted(prediction.probabilities, offsets, label_manager.has_regions)
-    predicted = np.asarray(label_manager.convert_probabilities_to_segmentation(probabilities), np.int16)
-    return replace(prediction, probabilities=probabilities, predicted=predicted)
+def by_structure(offsets: dict[Fold, np.ndarray], structures: Sequence[Structure]) -> dict[str, list[float]]:
+    """The offsets of the structures that have any, a number per fold."""
+    found = {s.name: [round(float(own[s.head]), 3) for own in offsets.values()] for s in structures}
+    return {name: values for name, values in found.items() if any(values)}
 
 
-def lean_notes(offsets: dict[str, float]) -> list[str]:
-    """What the calibration says of the labels as a whole; offsets: by structure, in logits."""
+def lean_notes(offsets: dict[str, list[float]]) -> list[str]:
+    """What the calibration says of the labels as a whole; offsets: see `by_structure`."""
     notes = []
     for sign, prediction, label in ((-1, "larger", "large"), (1, "smaller", "small")):
-        names = [name for name, offset in offsets.items() if sign * offset >= NOTED_OFFSET]
+        names = [name for name, values in offsets.items() if sign * np.mean(values) >= NOTED_OFFSET]
         if names:
             notes.append(
                 f"Predictions of {', '.join(names)} were mostly {prediction} than the trusted labels, so the labels "

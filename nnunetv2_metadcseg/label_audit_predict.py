@@ -73,6 +73,9 @@ class TrainedModel:
         maps: "prediction", or "learned" to add the trainer's own weights (a second pass over the case).
         device: torch device name. mirroring: test-time mirroring. tile_step_size: of the sliding window.
 
+    Attributes:
+        offsets: per fold (K,), added to its network's logits (label_audit_calibration.py); empty at first.
+
     Raises:
         AuditError: anything missing.
     """
@@ -90,6 +93,7 @@ class TrainedModel:
     ) -> None:
         self.folder, self.preprocessed, self.folds = folder, preprocessed, tuple(folds)
         self.maps = maps
+        self.offsets: dict[Fold, np.ndarray] = {}
         self.mirroring, self.tile_step_size = mirroring, tile_step_size
         missing = [str(p) for p in self._files(checkpoint) if not p.is_file()]
         if missing:
@@ -233,7 +237,7 @@ class TrainedModel:
         data, seg, _, properties = self.dataset.load_case(case)
         data, seg = np.asarray(data[:]), np.asarray(seg[:])
         outputs = [self.networks[fold].run(case, data, seg) for fold in chosen]
-        logits = sum(o[0] for o in outputs) / len(outputs)
+        logits = sum(self._moved(o[0], fold) for o, fold in zip(outputs, chosen, strict=True)) / len(outputs)
         predicted, probabilities = self._export(logits, properties)
         learned = [o[1] for o in outputs if o[1] is not None]
         # Every fold that was trained on the case has counted it, also where another one predicts it.
@@ -257,6 +261,12 @@ class TrainedModel:
         """First channel as preprocessed, brought back to the case's geometry (for pictures)."""
         data, _, _, properties = self.dataset.load_case(case)
         return self.to_case_geometry(np.asarray(data[:])[:1], properties)[0]
+
+    def _moved(self, logits: torch.Tensor, fold: Fold) -> torch.Tensor:
+        """Logits (K, *preprocessed) of a fold's network with its offsets."""
+        if fold not in self.offsets:
+            return logits
+        return logits + logits.new_tensor(self.offsets[fold]).reshape(-1, *[1] * (logits.ndim - 1))
 
     def _export(self, logits: torch.Tensor, properties: dict) -> tuple[np.ndarray, np.ndarray]:
         import torch

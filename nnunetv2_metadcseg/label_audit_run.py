@@ -30,7 +30,7 @@ from nnunetv2_metadcseg.label_audit import (
     unit,
     wrong_probability,
 )
-from nnunetv2_metadcseg.label_audit_calibration import calibrate, calibrated, lean_notes
+from nnunetv2_metadcseg.label_audit_calibration import by_structure, calibrate, lean_notes
 from nnunetv2_metadcseg.label_audit_predict import AuditError, CasePrediction, Structure, TrainedModel
 
 CASE_COLUMNS = (
@@ -223,10 +223,10 @@ def _audit_into(folder: Path, model: TrainedModel, names: Sequence[str], worst: 
     interim = folder / "interim"
     for name in (interim, *(folder / kind for kind in ("suspicion", "proposed", "given"))):
         name.mkdir()
-    offsets = calibrate(model, names, progress)
+    model.offsets = calibrate(model, names, progress)
     findings = []
     for case in progress(names):
-        prediction = calibrated(model.predict(case), offsets, model.label_manager)
+        prediction = model.predict(case)
         findings.append(measure(case, prediction, model.structures, case in model.trusted))
         _keep(interim / f"{case}.npz", prediction, model)
     score(findings)
@@ -234,7 +234,7 @@ def _audit_into(folder: Path, model: TrainedModel, names: Sequence[str], worst: 
     for finding in progress(findings):
         _write_maps(folder, interim / f"{finding.case}.npz", finding, model)
     shutil.rmtree(interim)
-    audit = Audit(findings, describe(model, findings, offsets))
+    audit = Audit(findings, describe(model, findings))
     write_csv(audit, folder / "audit.csv", model.file_ending)
     (folder / "audit.json").write_text(json.dumps(as_json(audit, model.file_ending), indent=2) + "\n")
     write_page(audit, folder, model, worst)
@@ -279,9 +279,9 @@ def _write_maps(folder: Path, file: Path, finding: CaseFinding, model: TrainedMo
 # ---- what is written ------------------------------------------------------------------------------------------------
 
 
-def describe(model: TrainedModel, findings: Sequence[CaseFinding], offsets: np.ndarray) -> dict[str, Any]:
+def describe(model: TrainedModel, findings: Sequence[CaseFinding]) -> dict[str, Any]:
     """Provenance, the signals used, and what the reader must know."""
-    moved = {s.name: float(offsets[s.head]) for s in model.structures if offsets.any() and offsets[s.head]}
+    offsets = by_structure(model.offsets, model.structures)
     networks = model.networks.values()
     learned = any(network.trainer_record is not None for network in networks)
     signals = ["disagreement of label and prediction, weighed by the prediction's confidence"]
@@ -294,8 +294,8 @@ def describe(model: TrainedModel, findings: Sequence[CaseFinding], offsets: np.n
         "folds": [str(fold) for fold in model.folds],
         "trainer": next((network.trainer for network in networks if network.trainer), model.folder.name.split("__")[0]),
         "signals": signals,
-        "offsets": moved,
-        "notes": _notes(model, findings, learned) + lean_notes(moved),
+        "offsets": offsets,
+        "notes": _notes(model, findings, learned) + lean_notes(offsets),
         "file_ending": model.file_ending,
     }
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from nnunetv2_metadcseg.label_audit import disagreement, expected_rate, wrong_probability
-from nnunetv2_metadcseg.label_audit_calibration import calibrated, case_sample, fit_offsets
 from nnunetv2_metadcseg.label_audit_run import measure, probability_of_given, score, voxel_suspicion
 
 METHOD_COLUMNS = ("dataset", "label_dice", "seed", "method", "case_auroc", "precision_at_k", "voxel_auroc")
@@ -31,7 +29,6 @@ def evaluate(cell: Any, folder: Path, clean: Callable[[str], np.ndarray]) -> tup
     doubtful = [case for case, content in stock.items() if not content["trusted"]]
     wrong = {case: stock[case]["oof"].given != clean(case) for case in doubtful}
     case_scores, maps = rivals(stock, doubtful, structures)
-    stock, ours = (with_calibration(contents, structures) for contents in (stock, ours))
     for name, contents in (("metadcseg", ours), ("audit_stock", stock)):
         case_scores[name], maps[name] = audit(contents, structures, doubtful)
     key = {"dataset": cell.dataset, "label_dice": cell.label_dice, "seed": cell.seed}
@@ -48,18 +45,6 @@ def load(folder: Path, arm: str) -> dict[str, dict]:
 
 
 # ---- methods --------------------------------------------------------------------------------------------------------
-
-
-def with_calibration(contents: dict[str, dict], structures: Sequence) -> dict[str, dict]:
-    """The predictions as `metadcseg audit` calibrates them on the trusted cases."""
-    labels = SimpleNamespace(has_regions=False, convert_probabilities_to_segmentation=lambda p: p.argmax(0))
-    contents = {case: dict(content) for case, content in contents.items()}
-    for kind in ("oof", "seen"):
-        chosen = [content for content in contents.values() if kind in content]
-        offsets = fit_offsets([case_sample(c[kind], structures, False) for c in chosen if c["trusted"]], regions=False)
-        for content in chosen:
-            content[kind] = calibrated(content[kind], offsets, labels)
-    return contents
 
 
 def audit(contents: dict[str, dict], structures: Sequence, doubtful: Sequence[str]) -> tuple[dict, dict]:
@@ -82,7 +67,7 @@ def rivals(stock: dict[str, dict], doubtful: Sequence[str], structures: Sequence
     scores: Scores = {name: {} for name in names}
     maps: Scores = {name: {} for name in names}
     for case in doubtful:
-        oof, seen = stock[case]["oof"], stock[case]["seen"]
+        oof, seen = stock[case]["plain"], stock[case]["seen"]
         loss = -np.log(np.clip(given_probability(seen), 1e-4, 1))
         scores["small_loss"][case], maps["small_loss"][case] = float(loss.mean()), loss
         scores["oof_dice"][case] = 1 - mean_dice(oof.given, oof.predicted, structures)

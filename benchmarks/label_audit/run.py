@@ -64,7 +64,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def predict(cell: training.Cell, work: Path) -> Path:
-    """Out-of-fold predictions of both trainers and in-fold ones of stock nnU-Net, kept as pickles per case."""
+    """Predictions of every case, kept as pickles.
+
+    "oof": out of fold and calibrated, as the audit has them; of stock nnU-Net also "plain": out of fold as they are,
+    and "seen": by the network that was trained on the label.
+    """
+    from nnunetv2_metadcseg.label_audit_calibration import calibrate
     from nnunetv2_metadcseg.label_audit_predict import TrainedModel
 
     folder = work / "predictions" / cell.name
@@ -76,14 +81,18 @@ def predict(cell: training.Cell, work: Path) -> Path:
             results / f"{trainer}__nnUNetPlans__{training.CONFIGURATION}", preprocessed, (0, 1), maps=MAPS[arm]
         )
         (folder / "structures.pkl").write_bytes(pickle.dumps(model.structures))
+        offsets = calibrate(model, model.cases())
         for case in model.cases():
             file = folder / f"{case}.{arm}.pkl"
             if file.is_file():
                 continue
-            seen = [fold for fold in (0, 1) if case in model.split(fold)[0]]
-            content = {"oof": model.predict(case)}
-            if arm == "stock":  # small_loss needs the loss on a label that was trained on
-                content["seen"] = model.predict(case, seen)
+            content = {}
+            if arm == "stock":
+                model.offsets = {}
+                seen = [fold for fold in (0, 1) if case in model.split(fold)[0]]
+                content = {"plain": model.predict(case), "seen": model.predict(case, seen)}
+            model.offsets = offsets
+            content["oof"] = model.predict(case)
             for prediction in content.values():
                 prediction.probabilities = prediction.probabilities.astype("float16")
             content["trusted"] = case in model.dataset_json["trusted_cases"]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
-from scipy.special import expit, logit
+from scipy.special import expit, logit, softmax
 
-from nnunetv2_metadcseg.label_audit_calibration import BOUND, fit_offsets, lean_notes, sample, shifted
+from nnunetv2_metadcseg.label_audit_calibration import BOUND, by_structure, calibrate, fit_offsets, lean_notes, sample
+from nnunetv2_metadcseg.label_audit_predict import CasePrediction, Structure
 
 WIDTH = 400
 
@@ -18,6 +21,12 @@ def ramp(edge: float, slope: float = 0.5) -> np.ndarray:
 
 def line(edge: int) -> np.ndarray:
     return (np.arange(WIDTH) < edge)[None, None]
+
+
+def shifted(p: np.ndarray, offsets: np.ndarray, regions: bool) -> np.ndarray:
+    """Probabilities (K, 1, 1, WIDTH) with offsets on their logits."""
+    offsets = offsets.reshape(-1, 1, 1, 1)
+    return expit(logit(p) + offsets) if regions else softmax(np.log(np.maximum(p, 1e-12)) + offsets, 0)
 
 
 def softmax_case(edges: tuple[float, ...], labels: tuple[int, ...]):
@@ -95,8 +104,40 @@ def test_large_cases_are_thinned_out():
     assert fit_offsets([case, case], regions=False)[1] == pytest.approx(-3, abs=0.5)
 
 
+class TwoFolds:
+    """Fold 0 predicts the structure three voxels too long, fold 1 three too short."""
+
+    folds, structures = (0, 1), [Structure("organ", (1,), 1)]
+    label_manager = SimpleNamespace(has_regions=False)
+    lengths = {"a": 100, "b": 110, "doubtful": 300}
+
+    def __init__(self, trusted: list[str]) -> None:
+        self.trusted = trusted
+
+    def predict(self, case, folds):
+        edge = self.lengths[case] + (3 if folds == [0] else -3)
+        p = np.stack([1 - ramp(edge), ramp(edge)])
+        given = line(self.lengths[case]).astype(np.int16)
+        return CasePrediction(given, given, p, np.ones(given.shape, bool), {}, True)
+
+
+def test_every_fold_has_its_own_offsets():
+    offsets = calibrate(TwoFolds(["a", "b"]), ["a", "b", "doubtful"])
+    assert -2 < offsets[0][1] < -1 and 1 < offsets[1][1] < 2  # a voxel is half a logit
+
+
+def test_one_trusted_case_is_not_enough_to_calibrate():
+    assert calibrate(TwoFolds(["a"]), ["a", "b", "doubtful"]) == {}
+
+
+def test_offsets_by_structure():
+    structures = [Structure("liver", (1,), 1), Structure("spleen", (2,), 2)]
+    assert by_structure({0: np.array([0, -1.5, 0]), 1: np.array([0, 0.5, 0])}, structures) == {"liver": [-1.5, 0.5]}
+    assert by_structure({}, structures) == {}
+
+
 def test_notes_name_the_structures():
-    assert lean_notes({}) == lean_notes({"liver": 0.2}) == []
-    larger, smaller = lean_notes({"liver": -1.2, "spleen": 0.7})
+    assert lean_notes({}) == lean_notes({"liver": [0.2, 0.7]}) == []
+    larger, smaller = lean_notes({"liver": [-1.2, -1], "spleen": [0.7]})
     assert "liver" in larger and "too large on the whole" in larger
     assert "spleen" in smaller and "too small on the whole" in smaller

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy.special import expit, logit
 
 from nnunetv2_metadcseg.label_audit_predict import AuditError, CasePrediction, Structure, TrainedModel
 from nnunetv2_metadcseg.label_audit_run import probability_of_given, run_audit, voxel_suspicion
@@ -38,7 +39,7 @@ class FakeModel:
         self.preprocessed, self.learned, self.broken = preprocessed, learned, broken
         self.maps = "learned" if learned else "prediction"
         self.networks = {0: SimpleNamespace(trainer_record=learned or None, trainer=None, note=None)}
-        self.trusted = ["trusted"]
+        self.trusted, self.offsets = ["trusted"], {}
         self.dataset = SimpleNamespace(load_case=lambda case: (None, None, None, PROPERTIES))
         self.reader = SimpleNamespace(read_seg=lambda file: (np.load(file)[None], PROPERTIES))
         (preprocessed / "gt_segmentations").mkdir(parents=True)
@@ -172,17 +173,16 @@ class LeaningModel(FakeModel):
     """Has learned labels that are too large: unsure of a rim around every structure. Two cases are trusted."""
 
     labels = FakeModel.labels | {"trusted_2": square(6, 14)}
-    label_manager = SimpleNamespace(
-        has_regions=False, ignore_label=None, convert_probabilities_to_segmentation=lambda p: p.argmax(0)
-    )
 
     def __init__(self, preprocessed: Path) -> None:
         super().__init__(preprocessed)
         self.trusted = ["trusted", "trusted_2"]
 
-    def predict(self, case):
+    def predict(self, case, folds=None):
         rings = sum(np.where(square(low, 20 - low) > 0, 0.1, 0.0) for low in (3, 4, 5))
         inside = np.where(square(6, 14) > 0, 0.99, np.where(rings > 0, 0.45 + rings, 0.01))
+        if self.offsets:
+            inside = expit(logit(inside) + self.offsets[0][1])
         probabilities = np.stack([1 - inside, inside])
         predicted = (inside > 0.5).astype(np.int16)
         valid = np.ones(SHAPE, bool)
@@ -194,5 +194,5 @@ def test_a_prediction_that_leans_as_the_labels_do_is_calibrated_on_the_trusted_c
     assert audit.findings[0].case == "large" and audit.findings[0].direction == "too large"
     assert audit.findings[1].ratio < 0.1 * audit.findings[0].ratio
     assert (np.load(tmp_path / "out" / "proposed" / "large.npy") <= square(5, 15)).all()
-    assert audit.about["offsets"]["organ"] == pytest.approx(np.log(0.25 / 0.75), abs=0.01)
+    assert audit.about["offsets"]["organ"] == pytest.approx([np.log(0.25 / 0.75)], abs=0.01)
     assert any("organ were mostly larger" in note for note in audit.about["notes"])
