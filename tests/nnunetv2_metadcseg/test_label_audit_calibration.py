@@ -1,14 +1,13 @@
-"""Offsets on small arrays whose answer is known."""
+"""Every network of an audit has its own offsets, and the page says what they mean."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
 
 import numpy as np
-import pytest
-from scipy.special import expit, logit, softmax
+from scipy.special import expit
 
-from nnunetv2_metadcseg.label_audit_calibration import BOUND, by_structure, calibrate, fit_offsets, lean_notes, sample
+from nnunetv2_metadcseg.label_audit_calibration import by_structure, calibrate, case_sample, lean_notes
 from nnunetv2_metadcseg.label_audit_predict import CasePrediction, Structure
 
 WIDTH = 400
@@ -21,87 +20,6 @@ def ramp(edge: float, slope: float = 0.5) -> np.ndarray:
 
 def line(edge: int) -> np.ndarray:
     return (np.arange(WIDTH) < edge)[None, None]
-
-
-def shifted(p: np.ndarray, offsets: np.ndarray, regions: bool) -> np.ndarray:
-    """Probabilities (K, 1, 1, WIDTH) with offsets on their logits."""
-    offsets = offsets.reshape(-1, 1, 1, 1)
-    return expit(logit(p) + offsets) if regions else softmax(np.log(np.maximum(p, 1e-12)) + offsets, 0)
-
-
-def softmax_case(edges: tuple[float, ...], labels: tuple[int, ...]):
-    """Structures that follow each other along the line, background last; both as (K, 1, 1, WIDTH)."""
-    within = [ramp(edge) for edge in edges]
-    parts = [within[0], *(b - a for a, b in zip(within, within[1:], strict=False))]
-    p = np.stack([1 - within[-1], *parts])
-    ends = [0, *labels]
-    given = np.array([0, *(b - a for a, b in zip(ends, ends[1:], strict=False))])
-    return sample(p, given, np.ones(p.shape[1:], bool), regions=False)
-
-
-def size(p: np.ndarray, head: int) -> int:
-    return int((p.argmax(0) == head).sum())
-
-
-def test_predictions_become_as_large_as_the_labels():
-    offsets = fit_offsets([softmax_case((110,), (104,)), softmax_case((210,), (204,))], regions=False)
-    assert offsets[0] == 0 and offsets[1] == pytest.approx(-0.5 * 6, abs=0.6)
-    p = shifted(np.stack([1 - ramp(160), ramp(160)]), offsets, regions=False)
-    assert size(p, 1) == pytest.approx(154, abs=1) and p.sum(0).ravel() == pytest.approx(np.ones(WIDTH))
-
-
-def test_every_structure_has_its_own_offset():
-    cases = [softmax_case((100, 200), (103, 196)), softmax_case((120, 210), (123, 206))]
-    offsets = fit_offsets(cases, regions=False)
-    first, last = ramp(110), ramp(205)
-    p = shifted(np.stack([1 - last, first, last - first]), offsets, regions=False)
-    assert offsets[1] > 0 > offsets[2]
-    assert size(p, 1) == pytest.approx(113, abs=1) and size(p, 2) == pytest.approx(201 - 113, abs=2)
-
-
-def test_regions_are_independent():
-    def case(outer, inner):
-        p = np.stack([ramp(outer + 4), ramp(inner - 2)])
-        return sample(p, np.array([outer, inner]), np.ones((1, 1, WIDTH), bool), regions=True)
-
-    offsets = fit_offsets([case(200, 50), case(220, 60)], regions=True)
-    p = shifted(np.stack([ramp(304), ramp(98)]), offsets, regions=True)
-    assert [(q > 0.5).sum() for q in p] == pytest.approx([300, 100], abs=1)
-    assert logit(p[0, 0, 0, 303]) == pytest.approx(logit(ramp(304)[0, 0, 303]) + offsets[0], abs=1e-3)
-
-
-@pytest.mark.parametrize(
-    "cases",
-    [
-        [],
-        [softmax_case((110,), (104,))],
-        [softmax_case((100,), (100,)), softmax_case((200,), (200,))],
-        [softmax_case((110,), (104,)), softmax_case((200,), (212,))],
-    ],
-    ids=["none", "one", "no lean", "they differ"],
-)
-def test_no_offset_without_evidence(cases):
-    assert not fit_offsets(cases, regions=False).any()
-
-
-def test_a_structure_that_no_trusted_case_holds_stays_as_it_is():
-    offsets = fit_offsets([softmax_case((110, 110), (104, 104)), softmax_case((210, 210), (204, 204))], regions=False)
-    assert offsets[1] < 0 == offsets[2]
-
-
-def test_bounded_and_blind_to_what_is_ignored():
-    case = sample(np.stack([1 - ramp(300), ramp(300)]), np.array([0, 100]), line(WIDTH), regions=False)
-    assert -BOUND <= fit_offsets([case, case], regions=False)[1] < -0.99 * BOUND
-    p = np.stack([1 - ramp(110), ramp(110)])
-    seen = sample(p, np.array([0, 100]), line(100), regions=False)
-    assert not fit_offsets([seen, seen], regions=False).any()
-
-
-def test_large_cases_are_thinned_out():
-    p = np.tile(np.stack([1 - ramp(110), ramp(110)]), (1, 1, 4000, 1))
-    case = sample(p, np.array([0, 104 * 4000]), np.ones(p.shape[1:], bool), regions=False)
-    assert case.logits.shape[1] <= 50_000
-    assert fit_offsets([case, case], regions=False)[1] == pytest.approx(-3, abs=0.5)
 
 
 class TwoFolds:
@@ -141,3 +59,12 @@ def test_notes_name_the_structures():
     larger, smaller = lean_notes({"liver": [-1.2, -1], "spleen": [0.7]})
     assert "liver" in larger and "too large on the whole" in larger
     assert "spleen" in smaller and "too small on the whole" in smaller
+
+
+def test_regions_are_compared_by_region():
+    given = np.array([[[0, 1, 2, 9]]], np.int16)
+    structures = [Structure("core", (2,), 1), Structure("whole", (1, 2), 0)]
+    prediction = CasePrediction(given, given, np.full((2, 1, 1, 4), 0.5), given != 9, {}, True)
+    case = case_sample(prediction, structures, regions=True)
+    assert case.given.tolist() == [2, 1]
+    assert case.label.tolist() == [[False, True, True], [False, False, True]]
