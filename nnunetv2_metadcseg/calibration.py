@@ -39,6 +39,11 @@ class CaseSample:
     given: np.ndarray
 
 
+def spread(cases: Sequence[str], most: int) -> list[str]:
+    """At most `most` of the cases, evenly spread."""
+    return list(cases[:: max(1, -(-len(cases) // most))])
+
+
 def sample(probabilities: np.ndarray, masks: Iterable[np.ndarray], valid: np.ndarray, regions: bool) -> CaseSample:
     """Takes from a trusted case what `fit_offsets` needs.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nnunetv2_metadcseg.calibration import CaseSample, fit_offsets, sample
+from nnunetv2_metadcseg.calibration import CaseSample, fit_offsets, sample, spread
 
 if TYPE_CHECKING:
     from nnunetv2_metadcseg.label_audit_predict import CasePrediction, Fold, Structure, TrainedModel
@@ -27,10 +27,9 @@ def calibrate(
     trusted = [case for case in names if case in model.trusted]
     if len(trusted) < 2:
         return {}
-    chosen = trusted[:: -(-len(trusted) // MOST_TRUSTED)]
     regions = model.label_manager.has_regions
     samples: dict[Fold, list[CaseSample]] = {fold: [] for fold in model.folds}
-    for case in progress(chosen):
+    for case in progress(spread(trusted, MOST_TRUSTED)):
         for fold in model.folds:
             samples[fold].append(case_sample(model.predict(case, [fold]), model.structures, regions))
     return {fold: fit_offsets(cases, regions) for fold, cases in samples.items()}
