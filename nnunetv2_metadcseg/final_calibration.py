@@ -36,9 +36,10 @@ def calibrate_last_layer(trainer, cases: Sequence[str]) -> np.ndarray:
     predictor = _predictor(trainer)
     samples = [_sample(trainer, predictor, case) for case in cases]
     trainer.set_deep_supervision_enabled(trainer.enable_deep_supervision)
-    offsets = trainer.collective.first(torch.as_tensor(fit_offsets(samples, trainer.label_manager.has_regions)))
+    offsets = fit_offsets(samples, trainer.label_manager.has_regions)
+    offsets = trainer.collective.first(torch.tensor(offsets, dtype=torch.float32, device=trainer.device))
     with torch.no_grad():
-        layer.bias += offsets.to(layer.bias)
+        layer.bias += offsets
     return offsets.cpu().numpy()
 
 
