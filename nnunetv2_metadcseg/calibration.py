@@ -16,7 +16,8 @@ import numpy as np
 
 BOUND = 4.0  # of an offset, in logits: a probability of 1/2 becomes 0.98, or 0.02
 SURE = 1 / (1 + np.exp(-2 * BOUND))  # offsets within the bound cannot turn a more probable decision
-MOST_VOXELS = 50_000  # unsure voxels of a case that are looked at
+MOST_NUMBERS = 100_000_000  # of a case's probabilities that are looked at: large cases are thinned out
+MOST_VOXELS = 50_000  # unsure voxels of a case that are kept
 ROUNDS = 3  # over all structures: moving one moves its neighbours
 
 
@@ -44,6 +45,11 @@ def spread(cases: Sequence[str], most: int) -> list[str]:
     return list(cases[:: max(1, -(-len(cases) // most))])
 
 
+def thinning(heads: int, voxels: int) -> int:
+    """Of how many voxels one is looked at."""
+    return max(1, -(-heads * voxels // MOST_NUMBERS))
+
+
 def sample(probabilities: np.ndarray, masks: Iterable[np.ndarray], valid: np.ndarray, regions: bool) -> CaseSample:
     """Takes from a trusted case what `fit_offsets` needs.
 
@@ -51,14 +57,16 @@ def sample(probabilities: np.ndarray, masks: Iterable[np.ndarray], valid: np.nda
         probabilities: (K, *S). masks: K times (*S) bool, the label as each head should have it. valid: (*S) bool, False
             where ignored. regions: heads are independent.
     """
-    p = probabilities[:, valid].astype(np.float32)
+    step = thinning(len(probabilities), valid.size)
+    valid = valid.ravel()[::step]
+    p = probabilities.reshape(len(probabilities), -1)[:, ::step][:, valid].astype(np.float32)
     certain = (np.abs(p - 0.5).min(0) if regions else p.max(0) - 0.5) >= SURE - 0.5
     unsure = np.flatnonzero(~certain)
     kept = unsure[:: max(1, -(-len(unsure) // MOST_VOXELS))]
     decided = p[:, certain] > 0.5 if regions else p[:, certain].argmax(0)
     sure, hits, given, label = [], [], [], []
     for head, mask in enumerate(masks):
-        mask = mask[valid]
+        mask = mask.ravel()[::step][valid]
         own = decided[head] if regions else decided == head
         sure.append(own.sum())
         hits.append((own & mask[certain]).sum())

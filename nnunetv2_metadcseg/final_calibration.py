@@ -13,7 +13,7 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
 
-from nnunetv2_metadcseg.calibration import CaseSample, fit_offsets, sample
+from nnunetv2_metadcseg.calibration import CaseSample, fit_offsets, sample, thinning
 from nnunetv2_metadcseg.feature_tap import last_segmentation_layer, unwrap
 
 MOST_CASES = 10  # are enough to look at
@@ -48,7 +48,7 @@ def describe(offsets: np.ndarray, labels: dict, regions: bool, cases: int) -> st
     names = [name for name, value in labels.items() if name != "ignore" and not (regions and value == 0)]
     if not regions:
         names.sort(key=lambda name: labels[name])
-    moved = [f"{name} {offset:+.2f}" for name, offset in zip(names, offsets, strict=True) if offset]
+    moved = [f"{name} {offset:+.2f}" for name, offset in zip(names, offsets, strict=False) if offset]
     found = ", ".join(moved) + " (added to logits)" if moved else "no structure is too large or too small on the whole"
     return f"Calibration on {cases} trusted cases: {found}"
 
@@ -83,8 +83,9 @@ def _sample(trainer, predictor: nnUNetPredictor, case: str) -> CaseSample:
     if trainer.is_cascaded:
         classes = trainer.label_manager.foreground_labels
         data = np.vstack((data, convert_labelmap_to_one_hot(before[:], classes, output_dtype=data.dtype)))
-    logits = predictor.predict_sliding_window_return_logits(torch.from_numpy(data)).float().cpu()
-    probabilities = trainer.probabilities(logits[None])[0].numpy()
+    logits = predictor.predict_sliding_window_return_logits(torch.from_numpy(data)).flatten(1)
+    step = thinning(*logits.shape)  # already here: a whole case of many classes takes much memory
+    probabilities = trainer.probabilities(logits[None, :, ::step].float().cpu())[0].numpy()
     # -1 is nnU-Net's mark of cropped background.
-    label, valid = trainer.encoder(torch.from_numpy(np.maximum(seg, 0).astype(np.int16))[None])
+    label, valid = trainer.encoder(torch.from_numpy(np.maximum(seg.ravel()[::step], 0).astype(np.int16))[None, None])
     return sample(probabilities, label[0].bool().numpy(), valid[0, 0].bool().numpy(), trainer.label_manager.has_regions)

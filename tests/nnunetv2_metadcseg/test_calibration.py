@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit, softmax
 
+from nnunetv2_metadcseg import calibration
 from nnunetv2_metadcseg.calibration import BOUND, fit_offsets, sample
 
 WIDTH = 400
@@ -105,6 +106,14 @@ def test_large_cases_are_thinned_out():
     case = sample(p, masks, np.ones(p.shape[1:], bool), regions=False)
     assert case.logits.shape[1] == case.label.shape[1] <= 50_000
     assert fit_offsets([case, case], regions=False)[1] == pytest.approx(-3, abs=0.5)
+
+
+def test_huge_cases_are_thinned_out_before_anything_is_copied(monkeypatch):
+    cases = [softmax_case((110,), (104,)), softmax_case((210,), (204,))]
+    monkeypatch.setattr(calibration, "MOST_NUMBERS", WIDTH)
+    thin = [softmax_case((110,), (104,)), softmax_case((210,), (204,))]
+    assert thin[0].given.tolist() == [148, 52]
+    assert fit_offsets(thin, regions=False) == pytest.approx(fit_offsets(cases, regions=False), abs=0.6)
 
 
 def test_structures_that_are_missed_altogether_are_not_made_up_for_elsewhere():
