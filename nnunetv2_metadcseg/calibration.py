@@ -13,11 +13,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import t as student
 
 BOUND = 4.0  # of an offset, in logits: a probability of 1/2 becomes 0.98, or 0.02
 SURE = 1 / (1 + np.exp(-2 * BOUND))  # offsets within the bound cannot turn a more probable decision
 MOST_NUMBERS = 100_000_000  # of a case's probabilities that are looked at: large cases are thinned out
 MOST_VOXELS = 50_000  # unsure voxels of a case that are kept
+LEVEL = 0.1  # of the t test, two-sided: five cases often agree by chance (lab notebook, k)
 ROUNDS = 3  # over all structures: moving one moves its neighbours
 
 
@@ -88,7 +90,7 @@ def fit_offsets(cases: Sequence[CaseSample], regions: bool) -> np.ndarray:
 
     The lean of a structure is the mean, over cases whose label holds it, of (predicted - given) / mean of both, in
     voxels. Its offset brings the lean to zero, times 1 - (s / m)^2 with m the lean without offset and s its standard
-    error, or no offset if that is negative (James and Stein 1961), or with less than two such cases. An offset that
+    error (James and Stein 1961), but only where the cases differ from no lean in a t test (`LEVEL`). An offset that
     does not raise the mean Dice of these cases is dropped: what is too small on average because it is missed
     altogether here and there must not be made up for elsewhere.
     """
@@ -152,7 +154,8 @@ def _margin(logits: np.ndarray, offsets: np.ndarray, head: int, regions: bool) -
 
 
 def _certainty(leans: np.ndarray) -> float:
+    """How far the cases agree on a lean: 1 - 1 / t^2, or 0 where it may be chance."""
     if len(leans) < 2 or leans.mean() == 0:
         return 0.0
-    error = leans.std(ddof=1) / len(leans) ** 0.5
-    return max(0.0, 1 - float(error / leans.mean()) ** 2)
+    error = float(leans.std(ddof=1) / len(leans) ** 0.5 / abs(leans.mean()))  # 1 / t
+    return 1 - error**2 if error * student.ppf(1 - LEVEL / 2, len(leans) - 1) < 1 else 0.0

@@ -66,5 +66,3 @@ class MetaDCSegConfig:
     case_momentum: float = 0.7
     best_share: float = 0.2
     max_optimism: float = 1.5
-    # At the end, move the boundaries of what predicts to where the trusted labels have them (final_calibration.py).
-    calibrate: bool = True

@@ -10,13 +10,11 @@ from nnunetv2.paths import nnUNet_raw
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from torch import Tensor, nn
 
-from nnunetv2_metadcseg.calibration import spread
 from nnunetv2_metadcseg.collective import Collective
 from nnunetv2_metadcseg.config import MetaDCSegConfig
 from nnunetv2_metadcseg.data_loading import ExtraSegChannels
 from nnunetv2_metadcseg.epoch_statistics import counted
 from nnunetv2_metadcseg.feature_tap import FeatureTap, last_segmentation_layer, unwrap, without_deep_supervision
-from nnunetv2_metadcseg.final_calibration import MOST_CASES, calibrate_last_layer, describe
 from nnunetv2_metadcseg.given_label_head import GivenLabelHead
 from nnunetv2_metadcseg.losses import present_soft_dice
 from nnunetv2_metadcseg.network_gain import NetworkGain, keep_compiled_graphs
@@ -62,7 +60,6 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         self.best_trusted_dice: float | None = None
         self.has_trust_maps = False
         self.start_dice = 0.0  # running Dice on trusted patches, during the start only
-        self.calibrated_at: int | None = None  # step of the last calibration
 
     def _build_given_head(self) -> GivenLabelHead:
         return GivenLabelHead(
@@ -365,20 +362,6 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         self.best_trusted_dice = self.trusted_dice_average
         return True
 
-    def on_train_end(self) -> None:
-        """nnU-Net's end, which writes `checkpoint_final`, after the calibration of the last layer.
-
-        Not again where a finished training is resumed.
-        """
-        if self.config.calibrate and self.calibrated_at != self.training_step:
-            trusted = spread(self.train_loader.trusted, MOST_CASES)
-            offsets = calibrate_last_layer(self, trusted)
-            self.print_to_log_file(
-                describe(offsets, self.dataset_json["labels"], self.label_manager.has_regions, len(trusted))
-            )
-            self.calibrated_at = self.training_step
-        super().on_train_end()
-
     def save_checkpoint(self, filename: str) -> None:
         """As in the base class; the best Dice in it is ours, whatever nnU-Net's epoch end is made to see."""
         seen, self._best_ema = self._best_ema, self.best_trusted_dice
@@ -389,7 +372,6 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         return {
             "step": self.training_step,
             "start_dice": self.start_dice,
-            "calibrated_at": self.calibrated_at,
             "trusted_dice_average": self.trusted_dice_average,
             "best_trusted_dice": self.best_trusted_dice,
             "teacher": None if self.teacher is None else self.teacher.state_dict(),
@@ -402,7 +384,6 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
     def load_extra_state(self, state: dict) -> None:
         self.training_step = state["step"]
         self.start_dice = state["start_dice"]
-        self.calibrated_at = state["calibrated_at"]
         self.trusted_dice_average = state["trusted_dice_average"]
         self._best_ema = self.best_trusted_dice = state["best_trusted_dice"]
         if self.teacher is not None:
