@@ -42,14 +42,11 @@ class CaseSample:
     given: np.ndarray
 
 
-def spread(cases: Sequence[str], most: int) -> list[str]:
-    """At most `most` of the cases, evenly spread."""
-    return list(cases[:: max(1, -(-len(cases) // most))])
-
-
-def thinning(heads: int, voxels: int) -> int:
-    """Of how many voxels one is looked at."""
-    return max(1, -(-heads * voxels // MOST_NUMBERS))
+def spread_evenly(cases: list[str], number: int) -> list[str]:
+    """At most `number` of the cases, evenly spread over the list."""
+    if len(cases) <= number:
+        return cases
+    return [cases[i] for i in np.linspace(0, len(cases) - 1, number).round().astype(int)]
 
 
 def sample(probabilities: np.ndarray, masks: Iterable[np.ndarray], valid: np.ndarray, regions: bool) -> CaseSample:
@@ -59,7 +56,7 @@ def sample(probabilities: np.ndarray, masks: Iterable[np.ndarray], valid: np.nda
         probabilities: (K, *S). masks: K times (*S) bool, the label as each head should have it. valid: (*S) bool, False
             where ignored. regions: heads are independent.
     """
-    step = thinning(len(probabilities), valid.size)
+    step = max(1, -(-len(probabilities) * valid.size // MOST_NUMBERS))
     valid = valid.ravel()[::step]
     p = probabilities.reshape(len(probabilities), -1)[:, ::step][:, valid].astype(np.float32)
     certain = (np.abs(p - 0.5).min(0) if regions else p.max(0) - 0.5) >= SURE - 0.5

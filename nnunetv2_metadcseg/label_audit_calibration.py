@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nnunetv2_metadcseg.calibration import CaseSample, fit_offsets, sample, spread
+from nnunetv2_metadcseg.calibration import CaseSample, fit_offsets, sample, spread_evenly
 
 if TYPE_CHECKING:
     from nnunetv2_metadcseg.label_audit_predict import CasePrediction, Fold, Structure, TrainedModel
@@ -29,9 +29,10 @@ def calibrate(
         return {}
     regions = model.label_manager.has_regions
     samples: dict[Fold, list[CaseSample]] = {fold: [] for fold in model.folds}
-    for case in progress(spread(trusted, MOST_TRUSTED)):
+    for case in progress(spread_evenly(trusted, MOST_TRUSTED)):
         for fold in model.folds:
-            samples[fold].append(case_sample(model.predict(case, [fold]), model.structures, regions))
+            prediction = model.predict(case, [fold], learned=False)
+            samples[fold].append(case_sample(prediction, model.structures, regions))
     return {fold: fit_offsets(cases, regions) for fold, cases in samples.items()}
 
 

@@ -229,17 +229,22 @@ class TrainedModel:
             raise AuditError(f"There is no {file}; run nnUNetv2_preprocess, which copies the labels there.")
         return np.rint(self.reader.read_seg(str(file))[0][0]).astype(np.int16)
 
-    def predict(self, case: str, folds: Sequence[Fold] | None = None) -> CasePrediction:
-        """Label and mean prediction of the folds that predict the case (or of the given ones)."""
+    def predict(self, case: str, folds: Sequence[Fold] | None = None, learned: bool = True) -> CasePrediction:
+        """Label and mean prediction of the folds that predict the case (or of the given ones).
+
+        Args:
+            learned: with the trainer's own weights, where `maps` asks for them; False spares their pass over the case.
+        """
         chosen, out_of_fold = self.folds_for(case)
         if folds is not None:
             chosen, out_of_fold = list(folds), all(case not in self.split(fold)[0] for fold in folds)
         data, seg, _, properties = self.dataset.load_case(case)
         data, seg = np.asarray(data[:]), np.asarray(seg[:])
-        outputs = [self.networks[fold].run(case, data, seg) for fold in chosen]
+        learned = learned and self.maps == "learned"
+        outputs = [self.networks[fold].run(case, data, seg, learned) for fold in chosen]
         logits = sum(self._moved(o[0], fold) for o, fold in zip(outputs, chosen, strict=True)) / len(outputs)
         predicted, probabilities = self._export(logits, properties)
-        learned = [o[1] for o in outputs if o[1] is not None]
+        doubts = [o[1] for o in outputs if o[1] is not None]
         # Every fold that was trained on the case has counted it, also where another one predicts it.
         records = [r for r in (network.record(case) for network in self.networks.values()) if r is not None]
         beliefs = [b for b in (network.belief(case) for network in self.networks.values()) if b is not None]
@@ -252,7 +257,7 @@ class TrainedModel:
             valid=np.ones(given.shape, bool) if ignore is None else given != ignore,
             properties=properties,
             out_of_fold=out_of_fold,
-            learned=self.to_case_geometry(sum(learned) / len(learned), properties)[0] if learned else None,
+            learned=self.to_case_geometry(sum(doubts) / len(doubts), properties)[0] if doubts else None,
             record=float(np.mean(records)) if records else None,
             belief=float(np.mean(beliefs)) if beliefs else None,
         )
@@ -336,13 +341,15 @@ class FoldNetwork:
             )
             return None
 
-    def run(self, case: str, data: np.ndarray, seg: np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Logits (K, *preprocessed) and 1 - alpha (1, *preprocessed), or None where nothing was learned."""
+    def run(
+        self, case: str, data: np.ndarray, seg: np.ndarray, learned: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Logits (K, *preprocessed), and with `learned` 1 - alpha (1, *preprocessed), else None."""
         import torch
 
         image = torch.from_numpy(data)
         logits = self.predictor.predict_logits_from_preprocessed_data(image).float().cpu()
-        if self.model.maps != "learned":
+        if not learned:
             return logits, None
         return logits, self.trainer_record.suspicion(case, image, torch.from_numpy(seg.astype(np.int16)), logits)
 

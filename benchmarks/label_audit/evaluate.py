@@ -199,12 +199,11 @@ def voxel_signals(contents: dict, kind: str, structures: Sequence, wrong: dict):
     p = {case: given_probability(contents[case][kind]) for case in wrong}
     yield "1 - p", {case: 1 - p[case] for case in wrong}
     yield "odds", {case: odds(p[case], findings[case].ratio) for case in wrong}
-    ratios = {case: findings[case].ratio for case in wrong}
-    yield "(1 - p) (1 - R)", {case: wrong_probability(p[case], ratios[case]) for case in wrong}
+    yield "(1 - p) (1 - R)", {case: wrong_probability(p[case], findings[case].ratio) for case in wrong}
     if all(contents[case][kind].learned is not None for case in wrong):
         learned = {case: contents[case][kind].learned for case in wrong}
         yield "learned", learned
-        both = {case: voxel_suspicion(p[case], learned[case], ratios[case]) for case in wrong}
+        both = {case: voxel_suspicion(p[case], learned[case], findings[case].ratio) for case in wrong}
         yield "max((1 - p) (1 - R), learned)", both
 
 

@@ -81,11 +81,10 @@ def predict(cell: training.Cell, work: Path) -> Path:
             results / f"{trainer}__nnUNetPlans__{training.CONFIGURATION}", preprocessed, (0, 1), maps=MAPS[arm]
         )
         (folder / "structures.pkl").write_bytes(pickle.dumps(model.structures))
-        offsets = calibrate(model, model.cases())
-        for case in model.cases():
-            file = folder / f"{case}.{arm}.pkl"
-            if file.is_file():
-                continue
+        files = {case: folder / f"{case}.{arm}.pkl" for case in model.cases()}
+        missing = {case: file for case, file in files.items() if not file.is_file()}
+        offsets = calibrate(model, list(files)) if missing else {}
+        for case, file in missing.items():
             content = {}
             if arm == "stock":
                 model.offsets = {}

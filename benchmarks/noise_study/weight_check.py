@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nnunetv2_metadcseg.calibration import spread_evenly
+
 if TYPE_CHECKING:
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
@@ -33,13 +35,6 @@ def auroc(wrong: np.ndarray, right: np.ndarray) -> float:
 def count(suspicion: np.ndarray, wrong: np.ndarray) -> np.ndarray:
     """Histograms (2, bins) of the suspicion in [0, 1] of wrong (row 0) and right voxels (row 1)."""
     return np.stack([np.histogram(suspicion[mask], BINS, (0, 1))[0] for mask in (wrong, ~wrong)])
-
-
-def spread_evenly(cases: list[str], number: int) -> list[str]:
-    """At most ``number`` of the cases, evenly spread over the list."""
-    if len(cases) <= number:
-        return cases
-    return [cases[i] for i in np.linspace(0, len(cases) - 1, number).round().astype(int)]
 
 
 def weight_auroc(trainer: nnUNetTrainer, predictor: Any, clean_folder: Path) -> dict[str, float]:

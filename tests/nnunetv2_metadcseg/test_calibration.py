@@ -8,18 +8,7 @@ from scipy.special import expit, logit, softmax
 
 from nnunetv2_metadcseg import calibration
 from nnunetv2_metadcseg.calibration import BOUND, fit_offsets, sample
-
-WIDTH = 400
-
-
-def ramp(edge: float, slope: float = 0.5) -> np.ndarray:
-    """Probability of a structure that ends at `edge` of a line: (1, 1, WIDTH)."""
-    return expit(slope * (edge - np.arange(WIDTH) - 0.5))[None, None]
-
-
-def line(edge: int) -> np.ndarray:
-    return (np.arange(WIDTH) < edge)[None, None]
-
+from tests.nnunetv2_metadcseg.ramps import WIDTH, line, ramp
 
 EVERYWHERE = line(WIDTH)
 
