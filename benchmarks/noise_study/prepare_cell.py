@@ -72,8 +72,13 @@ def small_configuration(base: dict[str, Any], base_name: str, dataset: Dataset) 
     kwargs["n_stages"] = stages
     kwargs["features_per_stage"] = list(dataset.features)
     kwargs["kernel_sizes"], kwargs["strides"] = kwargs["kernel_sizes"][:stages], kwargs["strides"][:stages]
-    kwargs["n_conv_per_stage"] = [dataset.convolutions_per_stage] * stages
-    kwargs["n_conv_per_stage_decoder"] = [dataset.convolutions_per_stage] * (stages - 1)
+    if "n_blocks_per_stage" in kwargs:  # a residual encoder: a block is two convolutions; its decoder is thin already
+        blocks = kwargs["n_blocks_per_stage"][:stages]
+        kwargs["n_blocks_per_stage"] = [min(planned, dataset.convolutions_per_stage) for planned in blocks]
+        kwargs["n_conv_per_stage_decoder"] = kwargs["n_conv_per_stage_decoder"][: stages - 1]
+    else:
+        kwargs["n_conv_per_stage"] = [dataset.convolutions_per_stage] * stages
+        kwargs["n_conv_per_stage_decoder"] = [dataset.convolutions_per_stage] * (stages - 1)
     patch = list(dataset.patch_size or base["patch_size"])
     factors = np.prod(np.array(kwargs["strides"]), axis=0)
     if len(patch) != len(factors) or any(p % f for p, f in zip(patch, factors, strict=True)):
@@ -142,6 +147,7 @@ def _wanted(dataset: Dataset, fold: int) -> dict[str, Any]:
         "val_cases": dataset.val_cases,
         "split_seed": dataset.split_seed,
         "convolutions_per_stage": dataset.convolutions_per_stage,
+        "planner": dataset.planner,
         "fold": fold,
     }
 
@@ -170,6 +176,22 @@ def prepare_clean(study: Study, dataset: Dataset, fold: int, processes: int = 2)
     return preprocessed
 
 
+def find_planner(dataset: Dataset) -> type:
+    """The class ``dataset.planner`` of nnU-Net, or its default.
+
+    Raises:
+        SettingsError: nnU-Net has no such class.
+    """
+    import nnunetv2.experiment_planning as planning
+    from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
+
+    name = dataset.planner or "ExperimentPlanner"
+    found = recursive_find_python_class(planning.__path__[0], name, planning.__name__)
+    if found is None:
+        raise SettingsError(f"nnU-Net has no planner {name!r}; choose one, such as nnUNetPlannerResEncM.")
+    return found
+
+
 def _make_clean(study: Study, dataset: Dataset, fold: int, processes: int) -> None:
     raw, preprocessed = _folders(study, clean_folder_name(dataset, fold))
     cases = source_cases(dataset.source)
@@ -191,7 +213,7 @@ def _make_clean(study: Study, dataset: Dataset, fold: int, processes: int) -> No
     number = dataset.clean_id + fold
     with _without_da_setting():
         extract_fingerprint_dataset(number, num_processes=processes, verbose=False)
-        plan_experiment_dataset(number, overwrite_plans_name=PLANS_NAME)
+        plan_experiment_dataset(number, find_planner(dataset), overwrite_plans_name=PLANS_NAME)
         plans_file = preprocessed / f"{PLANS_NAME}.json"
         plans = _read_json(plans_file)
         base = dataset.base_configuration

@@ -30,7 +30,10 @@ class SettingsError(ValueError):
 
 @dataclass(frozen=True)
 class Dataset:
-    """A clean data set in nnU-Net raw format and the small network that is trained on it."""
+    """A clean data set in nnU-Net raw format and the small network that is trained on it.
+
+    ``planner`` is the class that plans it, None for nnU-Net's default (a plain U-Net).
+    """
 
     name: str
     source: Path
@@ -43,6 +46,7 @@ class Dataset:
     val_cases: int = 4
     split_seed: int = 0
     convolutions_per_stage: int = 2
+    planner: str | None = None
 
     @property
     def configuration(self) -> str:
@@ -135,6 +139,7 @@ _DATASET_KEYS = {
     "val_cases",
     "split_seed",
     "convolutions_per_stage",
+    "planner",
 }
 _CELL_DEFAULTS: dict[str, Any] = {
     "noise": [],
@@ -186,6 +191,7 @@ def _parse_dataset(name: str, raw: dict[str, Any], base: Path) -> Dataset:
         val_cases=int(raw.get("val_cases", 4)),
         split_seed=int(raw.get("split_seed", 0)),
         convolutions_per_stage=int(raw.get("convolutions_per_stage", 2)),
+        planner=raw.get("planner"),
     )
 
 
@@ -321,9 +327,12 @@ def signature(study: Study, run: Run, trusted: list[str]) -> str:
     cell = study.cell(run.cell)
     dataset = study.dataset_of(cell)
     arm = study.arm(run.arm)
+    network = asdict(dataset) | {"source": dataset.source.name}
+    if dataset.planner is None:
+        del network["planner"]  # runs from before there was a choice keep their signature
     parts: dict[str, Any] = {
         "arm": asdict(arm) | {"name": None},
-        "dataset": asdict(dataset) | {"source": dataset.source.name},
+        "dataset": network,
         "fold": run.fold,
         "seed": run.seed,
         "steps": cell.steps,

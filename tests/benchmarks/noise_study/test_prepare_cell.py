@@ -3,7 +3,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from prepare_cell import corrupt_command, main, small_configuration, split_cases
+from prepare_cell import corrupt_command, find_planner, main, small_configuration, split_cases
 from settings import SettingsError, load_study
 
 CASES = [f"case_{i:02d}" for i in range(20)]
@@ -64,6 +64,23 @@ def test_small_configuration(dataset, planned):
     assert len(kwargs["strides"]) == len(kwargs["kernel_sizes"]) == len(kwargs["n_conv_per_stage"]) == 3
     assert kwargs["n_conv_per_stage_decoder"] == [2, 2]
     assert planned["architecture"]["arch_kwargs"]["n_stages"] == 4, "the planned configuration is left as it was"
+
+
+def test_small_configuration_of_a_residual_encoder(dataset, planned):
+    kwargs = planned["architecture"]["arch_kwargs"]
+    del kwargs["n_conv_per_stage"]
+    kwargs |= {"n_blocks_per_stage": [1, 3, 4, 6], "n_conv_per_stage_decoder": [1, 1, 1]}
+    small = small_configuration(planned, "3d_fullres", dataset)["architecture"]["arch_kwargs"]
+    assert small["n_blocks_per_stage"] == [1, 2, 2]
+    assert small["n_conv_per_stage_decoder"] == [1, 1]
+    assert "n_conv_per_stage" not in small
+
+
+def test_planner_by_name(dataset):
+    residual = find_planner(dataclasses.replace(dataset, planner="nnUNetPlannerResEncM"))
+    assert (residual.__name__, find_planner(dataset).__name__) == ("nnUNetPlannerResEncM", "ExperimentPlanner")
+    with pytest.raises(SettingsError, match="no planner 'ResEncXXL'"):
+        find_planner(dataclasses.replace(dataset, planner="ResEncXXL"))
 
 
 @pytest.mark.parametrize(
