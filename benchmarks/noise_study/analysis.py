@@ -49,7 +49,7 @@ class Verdict:
 
     Attributes:
         kind: ``deciding`` (the oracle beats the best plain arm by more than one SD), ``other``, ``clean labels`` or
-            ``incomplete`` (arms are missing; ``passed`` is then None).
+            ``incomplete`` (arms are missing, or have a single run and so no SD; ``passed`` is then None).
         reason: the numbers behind it.
     """
 
@@ -118,9 +118,8 @@ def recovery(value: float, noisy: float, clean: float) -> float:
 
 
 def one_sd(first: Summary, second: Summary) -> float:
-    """Root mean square of two SDs; a single run counts as SD 0."""
-    squares = [0.0 if math.isnan(s.sd) else s.sd**2 for s in (first, second)]
-    return math.sqrt(sum(squares) / 2)
+    """Root mean square of two SDs; not-a-number if one is of a single run."""
+    return math.sqrt((first.sd**2 + second.sd**2) / 2)
 
 
 def _best(results: dict[str, ArmResult], names: tuple[str, ...]) -> ArmResult | None:
@@ -148,6 +147,9 @@ def judge(results: dict[str, ArmResult], ours: str = "metadcseg", clean_labels: 
     if missing or oracle is None or plain is None:
         lacking = missing + ([] if oracle else ["oracle"])
         return Verdict("incomplete", None, f"no run of {', '.join(lacking)}", recovery=recovered)
+    single = [result.arm for result in (results[ours], plain, oracle) if result.dice.runs < 2]
+    if single:
+        return Verdict("incomplete", None, f"a single run of {', '.join(single)}", recovery=recovered)
     margin = own.mean - plain.dice.mean
     sd = one_sd(own, plain.dice)
     common = {"best_plain": plain.arm, "best_oracle": oracle.arm, "recovery": recovered}

@@ -37,7 +37,7 @@ def test_recovery():
 
 def test_one_sd_is_the_root_mean_square():
     assert one_sd(Summary(0, 3.0, 3), Summary(0, 4.0, 3)) == pytest.approx(math.sqrt(12.5))
-    assert one_sd(Summary(0, math.nan, 1), Summary(0, 2.0, 3)) == pytest.approx(math.sqrt(2))
+    assert math.isnan(one_sd(Summary(0, math.nan, 1), Summary(0, 2.0, 3)))
 
 
 def test_classes_are_averaged_within_a_run():
@@ -87,3 +87,8 @@ def test_incomplete_cells_are_not_judged():
     assert judge(results_of(noisy=[0.7])).passed is None
     verdict = judge(results_of(noisy=[0.7], mixed=[0.7], metadcseg=[0.8]))
     assert verdict.passed is None and "trusted_only" in verdict.reason and "oracle" in verdict.reason
+
+
+def test_a_single_run_has_no_sd_and_is_not_judged():
+    verdict = judge(results_of(**PLAIN, oracle_drop=[0.84], metadcseg=[0.84, 0.86]))
+    assert (verdict.kind, verdict.passed, verdict.reason) == ("incomplete", None, "a single run of oracle_drop")
