@@ -176,16 +176,13 @@ class CaseAgreement:
     def teacher_error(self) -> Tensor:
         """Expected disagreement of the teacher with right labels of unseen cases, per direction: (D,)."""
         rates, seen = self.rates(), self.sizes > 0
-        trusted = rates[seen & self.trusted]
-        given = rates[seen & ~self.trusted]
-        if len(trusted) == 0:
-            return torch.full((NUM_DIRECTIONS,), float("inf"), device=rates.device)
-        floor = trusted.mean(0)
-        if len(given) == 0:
-            return floor
-        best = torch.quantile(given.sum(1), self.best_share)
+        trusted, given = seen & self.trusted, seen & ~self.trusted
+        # Masks instead of selected rows, whose number the host would have to wait for.
+        floor = rates.where(trusted[:, None], 0.0).sum(0) / trusted.sum().clamp_min(1)
+        best = torch.nanquantile(rates.sum(1).where(given, torch.nan), self.best_share)
         total = best.clamp(floor.sum(), self.max_optimism * floor.sum())
-        return floor * total / floor.sum().clamp_min(1e-6)
+        error = torch.where(given.any(), floor * total / floor.sum().clamp_min(1e-6), floor)
+        return torch.where(trusted.any(), error, torch.inf)
 
     def label_belief(self, cases: Tensor, sides: Tensor) -> Tensor:
         """Probability that the given label is right where it disagrees with the teacher: (B, D) for cases (B,).

@@ -49,7 +49,7 @@ class GivenLabelHead:
         """Logits (B, K, *S) of features (B, C, *S)."""
         return per_voxel(self.layer, features)
 
-    def step(self, rate: float = 1.0, scale: float = 1.0) -> None:
+    def step(self, rate: float = 1.0, scale: Tensor | float = 1.0) -> None:
         """Optimiser step after the backward pass.
 
         Args:

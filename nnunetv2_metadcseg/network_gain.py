@@ -33,18 +33,18 @@ class NetworkGain:
         self.momentum, self.collective = momentum, collective
         self.direction: dict[str, Tensor] | None = None
 
-    def update(self, network: nn.Module, trusted_loss: Tensor, scale: float = 1.0) -> None:
+    def update(self, network: nn.Module, trusted_loss: Tensor, scale: Tensor | float = 1.0) -> None:
         """Fold in grad L_T; the graph of `trusted_loss` is kept for the step's own backward pass.
 
         Args:
             scale: the loss is multiplied by it before, and the gradient divided after, the backward pass (half
-                precision underflows otherwise).
+                precision underflows otherwise). What overflows counts as zero: one bad step must not stay in u.
         """
         names, parameters = zip(*network.named_parameters(), strict=True)
         with torch.enable_grad():
             gradients = torch.autograd.grad(trusted_loss * scale, parameters, retain_graph=True, allow_unused=True)
         fresh = {
-            name: self.collective.mean(gradient.detach().float() / scale)
+            name: self.collective.mean(gradient.detach().float() / scale).nan_to_num(0.0, 0.0, 0.0)
             for name, gradient in zip(names, gradients, strict=True)
             if gradient is not None
         }

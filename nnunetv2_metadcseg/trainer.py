@@ -239,7 +239,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         return loss
 
     def optimize(self, loss: Tensor) -> None:
-        scale = self.grad_scaler.get_scale() if self.grad_scaler is not None else 1.0
+        scale = self.gradient_scale()
         super().optimize(loss)
         if self.given_head is not None:
             self.given_head.step(max(0.0, 1 - self.training_step / self.total_steps) ** 0.9, scale)
@@ -289,9 +289,8 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         if self.config.influence == "head":
             self.weighting.observe_trusted(features[trusted], logits[trusted], loss)
         elif self.config.influence == "network" and self._meta_rate() is not None:
-            scale = self.grad_scaler.get_scale() if self.grad_scaler is not None else 1.0
             full = outputs if isinstance(outputs, Tensor) else outputs[0]
-            self.network_gain.update(unwrap(self.network), loss(full[trusted].float()), scale)
+            self.network_gain.update(unwrap(self.network), loss(full[trusted].float()), self.gradient_scale())
 
     def _network_gain(
         self, data: Tensor, logits: Tensor, label: Tensor, pseudo: Tensor, learn: float | None

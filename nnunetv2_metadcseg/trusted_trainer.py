@@ -231,6 +231,10 @@ class TrustedBatchTrainer(nnUNetTrainer):
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
 
+    def gradient_scale(self) -> Tensor | float:
+        """What nnU-Net's gradient scaler multiplies losses by now. Its own `get_scale` would wait for the device."""
+        return 1.0 if self.grad_scaler is None else self.grad_scaler.scale(torch.ones((), device=self.device))
+
     # ---- checkpoints --------------------------------------------------------------------------------------------
 
     def extra_state(self) -> dict:

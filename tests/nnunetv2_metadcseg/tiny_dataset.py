@@ -27,12 +27,14 @@ class TinyDataset:
     folder: Path
     cases: list[str] = field(default_factory=list)
 
-    def trainer(self, trainer: type, epochs: int = 2, iterations: int = 2, continue_training: bool = False):
-        """A trainer of that class on fold 0, on the CPU, with short epochs."""
+    def trainer(
+        self, trainer: type, epochs: int = 2, iterations: int = 2, continue_training: bool = False, device="cpu"
+    ):
+        """A trainer of that class on fold 0, with short epochs."""
         import torch
 
         plans = {**json.loads(json.dumps(self.plans)), "continue_training": continue_training}
-        result = trainer(plans, CONFIGURATION, 0, dict(self.dataset_json), torch.device("cpu"))
+        result = trainer(plans, CONFIGURATION, 0, dict(self.dataset_json), torch.device(device))
         result.num_epochs, result.num_iterations_per_epoch, result.num_val_iterations_per_epoch = epochs, iterations, 1
         return result
 

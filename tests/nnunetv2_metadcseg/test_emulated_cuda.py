@@ -1,0 +1,135 @@
+"""What can be seen of CUDA without a GPU: placement of tensors, half precision, and how often the host waits."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import nn
+
+from nnunetv2_metadcseg.baselines import nnUNetTrainerL2B, nnUNetTrainerMixed, nnUNetTrainerTrustedOnly
+from nnunetv2_metadcseg.self_trusted import nnUNetTrainerMetaDCSegSelfTrusted
+from nnunetv2_metadcseg.trainer import nnUNetTrainerMetaDCSeg
+from nnunetv2_metadcseg.variants import nnUNetTrainerMetaDCSegMeanTeacher, nnUNetTrainerMetaDCSegNetworkInfluence
+from tests.nnunetv2_metadcseg import tiny_dataset
+from tests.nnunetv2_metadcseg.emulated_cuda import CUDA, EmulatedTensor, emulated_cuda, waits
+
+
+def short_start(trainer: type) -> type:
+    """A subclass whose start lasts one step."""
+    config = replace(trainer.config, start_fractions=(0.01, 0.01))
+    return type(f"Short{trainer.__name__}", (trainer,), {"config": config})
+
+
+@pytest.fixture
+def cuda():
+    with emulated_cuda():
+        yield
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch, cuda):
+    """Makes a trainer on the emulated device, ready to step, and its tiny data set in a folder of its own."""
+    monkeypatch.setattr(nnUNetTrainer, "plot_network_architecture", lambda self: None)
+    monkeypatch.setenv("nnUNet_compile", "f")
+
+    def make(trainer_class: type, **settings):
+        folder = tmp_path / trainer_class.__name__
+        for name, value in tiny_dataset.environment(folder).items():
+            monkeypatch.setenv(name, value)
+        dataset = tiny_dataset.make(folder, **settings)
+        trainer = dataset.trainer(trainer_class, epochs=20, iterations=10, device=torch.device("cuda"))
+        trainer.on_train_start()
+        trainer.on_train_epoch_start()
+        return trainer
+
+    return make
+
+
+def train(trainer, steps: int) -> None:
+    for _ in range(steps):
+        assert math.isfinite(trainer.train_step(next(trainer.dataloader_train))["loss"])
+
+
+def waits_per_step(trainer, steps: int = 5) -> float:
+    train(trainer, 3)
+    waits.clear()
+    train(trainer, steps)
+    return sum(waits.values()) / steps
+
+
+def tensors_in(state) -> list[torch.Tensor]:
+    if isinstance(state, dict):
+        return [tensor for value in state.values() for tensor in tensors_in(value)]
+    return [state] if isinstance(state, torch.Tensor) else []
+
+
+class TestEmulation:
+    def test_devices_do_not_meet(self, cuda):
+        there, here = torch.ones(2, device=CUDA), torch.ones(2)
+        with pytest.raises(RuntimeError, match="same device"):
+            there + here
+        with pytest.raises(RuntimeError, match="into a tensor on cpu"):
+            here[torch.tensor([0], device=CUDA)]
+        with pytest.raises(RuntimeError, match="same device"):
+            torch.stack([there.sum(), here.sum()])
+        with pytest.raises(TypeError, match="numpy"):
+            there.numpy()
+        assert (there * here.sum() + here.to(CUDA)).cpu().tolist() == [3, 3]
+
+    def test_computes_and_learns_in_half_precision(self, cuda):
+        layer = nn.Conv2d(1, 1, 3).to(CUDA)
+        image = torch.randn(1, 1, 8, 8, device=CUDA)
+        with torch.autocast("cuda"):
+            out = layer(image)
+        assert isinstance(out, EmulatedTensor) and out.dtype == torch.float16
+        out.float().square().mean().backward()
+        assert layer.weight.grad.device == CUDA and layer.weight.grad.dtype == torch.float32
+
+    def test_counts_what_the_host_waits_for(self, cuda):
+        numbers = torch.arange(3.0, device=CUDA)
+        assert numbers.sum().item() == 3 and len(numbers[numbers > 0]) == 2
+        assert sum(waits.values()) == 2
+
+
+class TestTrainers:
+    @pytest.mark.parametrize(
+        "trainer, settings",
+        [
+            (nnUNetTrainerMetaDCSeg, {}),
+            (nnUNetTrainerMetaDCSeg, {"kind": "regions and ignore", "residual": True}),
+            (nnUNetTrainerMetaDCSeg, {"dim": 2, "kind": "ignore", "batch_size": 2}),
+            (nnUNetTrainerMetaDCSegMeanTeacher, {}),
+            (nnUNetTrainerMetaDCSegNetworkInfluence, {"kind": "regions"}),
+            (nnUNetTrainerMetaDCSegSelfTrusted, {"dim": 2}),
+            (nnUNetTrainerL2B, {}),
+            (nnUNetTrainerTrustedOnly, {"dim": 2, "kind": "regions"}),
+        ],
+        ids=lambda value: value.__name__ if isinstance(value, type) else ", ".join(map(str, value.values())),
+    )
+    def test_trains_on_the_device(self, start, trainer, settings):
+        trainer = start(short_start(trainer), **settings)
+        before = [p.detach().clone() for p in trainer.network.parameters()]
+        train(trainer, 5)
+        trainer.validation_step(next(trainer.dataloader_val))
+        assert trainer.grad_scaler.is_enabled()
+        assert any((p != old).any() for p, old in zip(trainer.network.parameters(), before, strict=True))
+        kept = tensors_in(trainer.extra_state())
+        assert all(tensor.device == CUDA for tensor in kept if tensor.dim() > 0)  # Adam's counters lie on the CPU
+
+    def test_waits_once_more_than_the_plain_trainer(self, start):
+        """For the number of voxels where label and second opinion disagree."""
+        plain = waits_per_step(start(nnUNetTrainerMixed))
+        assert waits_per_step(start(short_start(nnUNetTrainerMetaDCSeg))) == plain + 1
+
+    @pytest.mark.parametrize("trainer", [nnUNetTrainerMetaDCSeg, nnUNetTrainerMetaDCSegNetworkInfluence])
+    def test_overflow_does_not_stay(self, start, trainer):
+        trainer = start(short_start(trainer))
+        trainer.grad_scaler._init_scale = 2.0**40  # no gradient is finite in half precision then
+        train(trainer, 4)
+        assert trainer.grad_scaler.get_scale() == 2.0**36
+        kept = tensors_in(trainer.weighting.state_dict()) + list((trainer.network_gain.direction or {}).values())
+        assert kept and all(tensor.isfinite().all() for tensor in kept)
