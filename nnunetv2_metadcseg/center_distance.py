@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor
 
+LEAST_MEMBERSHIP = 0.1
+
 
 def normalised_entropy(probabilities: Tensor, regions: bool = False) -> Tensor:
     """Entropy of every voxel divided by its maximum: (B, K, ...) -> (B, 1, ...) in [0, 1].
@@ -71,13 +73,17 @@ class CenterDistance:
     def sums(features: Tensor, weights: Tensor, valid: Tensor) -> Tensor:
         """Weighted sums of unit features, and their weights: (R, C + 1); add over DDP ranks before `update`.
 
+        Zero for a region to which no voxel belongs by LEAST_MEMBERSHIP: probabilities are never zero, so a class that
+        the patches lack would else drift to the features of what they hold.
+
         Args:
             features: (B, C, *S). weights: (B, R, *S). valid: (B, 1, *S), zero where ignored.
         """
         # The weights take the features' length, so that no normalised copy of the features is made.
         features, weights = features.float().flatten(2), (weights * valid).flatten(2)
         per_patch = torch.bmm(weights / length(features), features.transpose(1, 2))
-        return torch.cat([per_patch.sum(0), weights.sum((0, 2))[:, None]], 1)
+        held = weights.amax((0, 2)) >= LEAST_MEMBERSHIP
+        return torch.cat([per_patch.sum(0), weights.sum((0, 2))[:, None]], 1) * held[:, None]
 
     def update(self, sums: Tensor) -> None:
         """Move the centers towards the batch's means; a region with no voxel in the batch keeps its old center."""

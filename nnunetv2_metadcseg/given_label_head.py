@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 
 from nnunetv2_metadcseg.collective import Collective
 
@@ -49,21 +50,25 @@ class GivenLabelHead:
         """Logits (B, K, *S) of features (B, C, *S)."""
         return per_voxel(self.layer, features)
 
-    def step(self, rate: float = 1.0, scale: Tensor | float = 1.0) -> None:
+    def step(self, rate: float = 1.0, scaler: GradScaler | None = None) -> None:
         """Optimiser step after the backward pass.
 
         Args:
-            rate: share of the learning rate used now. scale: factor on the gradients (of nnU-Net's gradient scaler).
+            rate: share of the learning rate used now.
+            scaler: nnU-Net's gradient scaler: leaves out a step that overflowed, and then scales less.
         """
         parameters = list(self.layer.parameters())
         own = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        joint = self.collective.mean(torch.cat([g.flatten() for g in own])) / scale
-        joint = joint.nan_to_num(0.0, 0.0, 0.0)  # half precision overflowed: nnU-Net leaves that step out too
+        joint = self.collective.mean(torch.cat([g.flatten() for g in own]))
         for parameter, gradient in zip(parameters, joint.split([p.numel() for p in parameters]), strict=True):
             parameter.grad = gradient.view_as(parameter)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * self.learning_rate
-        self.optimizer.step()
+        if scaler is None:
+            self.optimizer.step()
+        else:
+            scaler.unscale_(self.optimizer)
+            scaler.step(self.optimizer)
         self.optimizer.zero_grad(set_to_none=True)
 
     def state_dict(self) -> dict:

@@ -65,7 +65,8 @@ def weighted_soft_dice(
     Args:
         logits, target, weight: as in `weighted_cross_entropy`.
         batch_dice: sum over the batch before dividing (nnU-Net's `batch_dice`).
-        gather: for DDP with batch_dice: maps a (B, K) tensor to the concatenation over ranks, with gradient.
+        gather: for DDP with batch_dice: maps a (K,) tensor to those of all ranks (ranks, K), with gradient. Ranks may
+            hold different numbers of patches, so these are added up before.
 
     Returns:
         A scalar in [0, 1]; the loss is its negative.
@@ -79,9 +80,9 @@ def weighted_soft_dice(
     overlap = (weighted * target).sum(axes)
     predicted, expected = weighted.sum(axes), (target * weight).sum(axes)
     if batch_dice:
-        if gather is not None:
-            overlap, predicted, expected = gather(overlap), gather(predicted), gather(expected)
         overlap, predicted, expected = overlap.sum(0), predicted.sum(0), expected.sum(0)
+        if gather is not None:
+            overlap, predicted, expected = (gather(x).sum(0) for x in (overlap, predicted, expected))
     dice = (2 * overlap + smooth) / (predicted + expected + smooth).clamp_min(1e-8)
     if batch_dice:
         return dice.mean()

@@ -115,12 +115,13 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
                 "given-label and a trusted patch on each: use fewer GPUs (-num_gpus) or a larger batch in the plans."
             )
         loader = super().build_train_loader(dataset, initial_patch_size, transforms)
-        self.case_index = {case: i for i, case in enumerate(dataset.identifiers)}
+        self.case_index = {case: i for i, case in enumerate(dict.fromkeys(dataset.identifiers))}
         trusted = torch.zeros(len(self.case_index), dtype=torch.bool, device=self.device)
         trusted[[self.case_index[case] for case in loader.trusted]] = True
         self.weighting = self.weighting_class(self.config, self.label_manager.has_regions, trusted, self.collective)
         if self._weighting_state is not None:
-            self._restore_weighting(self._weighting_state)
+            self._restore_weighting(self._weighting_state, loader.trusted)
+            self._weighting_state = None
         self.train_loader = loader
         self._set_trusted_share()
         return loader
@@ -171,6 +172,8 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         features = features.detach()
         logits = first_output(outputs)
         student = self.probabilities(logits)
+        if self._overflowed(logits):
+            return label, valid
         if said is not None:
             self.weighting.observe_bias(*(x[num_given:] for x in (said, student, label, valid)))
         self._observe_trusted_dice(student[num_given:], label[num_given:], valid[num_given:])
@@ -178,6 +181,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             return label, torch.cat([torch.zeros_like(valid[:num_given]), valid[num_given:]])
         cases = torch.tensor([self.case_index[case] for case in batch["keys"]], device=self.device)
         teacher = self._second_opinion(data, student, said, num_given)
+        del said  # a map for every class
         self.weighting.observe_features(features, student, valid)
         found = self.weighting.compare(teacher, label[: len(teacher)], valid[: len(teacher)])
         self.weighting.observe_agreement(cases[: len(teacher)], found)
@@ -238,11 +242,18 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         loss, self._given_loss = self._given_loss, 0.0
         return loss
 
-    def optimize(self, loss: Tensor) -> None:
-        scale = self.gradient_scale()
-        super().optimize(loss)
+    def further_steps(self) -> None:
         if self.given_head is not None:
-            self.given_head.step(max(0.0, 1 - self.training_step / self.total_steps) ** 0.9, scale)
+            self.given_head.step(max(0.0, 1 - self.training_step / self.total_steps) ** 0.9, self.grad_scaler)
+
+    def _overflowed(self, logits: Tensor) -> bool:
+        """Half precision only: some rank's outputs are not finite.
+
+        Nothing may learn from them: the gradient scaler leaves the step out, but averages over steps would keep them.
+        """
+        if self.grad_scaler is None:
+            return False
+        return bool(self.collective.sum((~logits.sum().isfinite()).float()))
 
     def _some_rank_has_one_kind(self, num_given: int, count: int) -> bool:
         """DDP only: some rank's batch lacks given-label or trusted patches, so all must skip this step's reductions.
@@ -306,13 +317,12 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         return to_trust(batch["target"][given, 1:2].to(self.device)) if self.has_trust_maps else None
 
     def _observe_trusted_dice(self, student: Tensor, label: Tensor, valid: Tensor) -> None:
-        if len(student):
-            dice = present_soft_dice(student, label, valid, self.label_manager.has_regions)
-            self.weighting.statistics.add(trusted_dice=dice)
-            if self.starting:
-                total, count = self.collective.sum(counted(dice)).tolist()
-                if count:
-                    self.start_dice += 0.05 * (total / count - self.start_dice)
+        dice = present_soft_dice(student, label, valid, self.label_manager.has_regions)  # nan without trusted patches
+        self.weighting.statistics.add(trusted_dice=dice)
+        if self.starting:
+            total, count = self.collective.sum(counted(dice)).tolist()
+            if count:
+                self.start_dice += 0.05 * (total / count - self.start_dice)
 
     # ---- log ----------------------------------------------------------------------------------------------------
 
@@ -377,6 +387,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             "network_gain": self.network_gain.direction,
             "given_head": None if self.given_head is None else self.given_head.state_dict(),
             "cases": list(self.case_index),
+            "trusted": self.train_loader.trusted,
             "weighting": self.weighting.state_dict(),
         }
 
@@ -390,14 +401,20 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         self.network_gain.direction = state["network_gain"]
         if self.given_head is not None:
             self.given_head.load_state_dict(state["given_head"])
-        self._weighting_state = state
+        self._weighting_state = {name: state.get(name) for name in ("cases", "trusted", "weighting")}
 
-    def _restore_weighting(self, state: dict) -> None:
-        """The weighting's state belongs to numbered cases, so the cases must still be the same."""
+    def _restore_weighting(self, state: dict, trusted: list[str]) -> None:
+        """The weighting's state belongs to numbered cases, trusted or not, so they must still be the same."""
         if state["cases"] != list(self.case_index):
             raise ValueError(
                 f"The checkpoint was trained on {len(state['cases'])} cases that are not the {len(self.case_index)} of "
                 "this fold now; restore the old splits_final.json to continue, or train anew without --c."
+            )
+        if state["trusted"] is not None and set(state["trusted"]) != set(trusted):
+            raise ValueError(
+                f"The checkpoint was trained with {len(state['trusted'])} trusted cases that are not the "
+                f"{len(trusted)} of this fold now; restore the old trusted_cases.json to continue, or train anew "
+                "without --c."
             )
         self.weighting.load_state_dict(state["weighting"])
 

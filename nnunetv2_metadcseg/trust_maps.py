@@ -39,16 +39,19 @@ def find_trust_maps(raw_dataset_folder: str | Path, file_ending: str, cases: lis
 
 
 def to_unit(values: np.ndarray, path: Path) -> np.ndarray:
-    """Values of a trust map as floats in [0, 1]; integer images count from 0 to 255.
+    """Values of a trust map as floats in [0, 1]; whole numbers beyond 1 count from 0 to 255.
+
+    The numbers decide and not their type: nnU-Net's readers return floats for 8-bit images, too.
 
     Raises:
         ValueError: values outside the range.
     """
-    scaled = values.astype(np.float32) / (255 if np.issubdtype(values.dtype, np.integer) else 1)
+    whole = values.max() > 1 and (values == np.floor(values)).all()
+    scaled = values.astype(np.float32) / (255 if whole else 1)
     if not np.isfinite(scaled).all() or scaled.min() < 0 or scaled.max() > 1:
         raise ValueError(
-            f"{path} holds values from {values.min():g} to {values.max():g}, expected 0 to 1 (0 to 255 in integer "
-            "images); rescale the map."
+            f"{path} holds values from {values.min():g} to {values.max():g}, expected 0 to 1, or whole numbers from 0 "
+            "to 255; rescale the map."
         )
     return scaled
 

@@ -219,17 +219,22 @@ class TrustedBatchTrainer(nnUNetTrainer):
         return 0.0
 
     def optimize(self, loss: Tensor) -> None:
-        """Backward, nnU-Net's gradient clipping and optimiser step."""
+        """Backward, nnU-Net's gradient clipping and optimiser step, and `further_steps`."""
         if self.grad_scaler is None:
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.gradient_norm)
             self.optimizer.step()
+            self.further_steps()
             return
         self.grad_scaler.scale(loss).backward()
         self.grad_scaler.unscale_(self.optimizer)
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.gradient_norm)
         self.grad_scaler.step(self.optimizer)
+        self.further_steps()
         self.grad_scaler.update()
+
+    def further_steps(self) -> None:
+        """Steps of a subclass's own optimisers, through the gradient scaler where there is one."""
 
     def gradient_scale(self) -> Tensor | float:
         """What nnU-Net's gradient scaler multiplies losses by now. Its own `get_scale` would wait for the device."""

@@ -55,6 +55,7 @@ class TestCenters:
     def test_distances_against_a_loop(self, regions, shape):
         features, probabilities, valid = batch(regions=regions, shape=shape)
         valid[0, :, 0] = 0
+        probabilities[1, :, -1] *= 0.1 if regions else 1  # some background, which random regions leave none of
         centers = observed(features, probabilities, valid, regions)
         weights = region_weights(probabilities, regions)
         rows = features.movedim(1, -1).reshape(-1, 5)
@@ -87,6 +88,17 @@ class TestCenters:
         empty = torch.rand(4, 6) + 1
         empty[1] = 0
         centers.update(empty)
+        assert torch.equal(centers.centers[1], before[1])
+        assert not torch.equal(centers.centers[0], before[0])
+
+    def test_class_that_the_patches_lack_keeps_its_center(self):
+        """A softmax is never zero: some of every voxel belongs to the absent class."""
+        features, probabilities, valid = batch()
+        centers = observed(features, probabilities, valid)
+        before = centers.centers.clone()
+        absent = torch.cat([probabilities[:, :1], 1 - probabilities[:, :1], torch.full_like(valid, 1e-3)], 1)
+        for _ in range(20):
+            observed(features, absent / absent.sum(1, keepdim=True), valid, centers=centers)
         assert torch.equal(centers.centers[1], before[1])
         assert not torch.equal(centers.centers[0], before[0])
 

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from nnunetv2.utilities.ddp_allgather import AllGatherGrad
 
 from nnunetv2_metadcseg.collective import Collective
+from nnunetv2_metadcseg.losses import weighted_soft_dice
 from nnunetv2_metadcseg.meta_weights import MetaWeights
 from tests.nnunetv2_metadcseg.ranks import run_ranks
 
@@ -13,6 +15,13 @@ def test_single_process_changes_nothing():
     assert collective.world_size == 1
     for reduce in (collective.sum, collective.mean, collective.gather, collective.first):
         assert torch.equal(reduce(tensor), tensor)
+
+
+def joint_batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Logits, targets and weights of five patches, the same in every process."""
+    generator = torch.Generator().manual_seed(0)
+    logits, target = (torch.rand(5, 3, 4, 4, generator=generator) for _ in range(2))
+    return logits, torch.softmax(target, 1), torch.rand(5, 1, 4, 4, generator=generator)
 
 
 def reductions(rank: int) -> dict:
@@ -27,6 +36,11 @@ def reductions(rank: int) -> dict:
         "first": collective.first(own),
         "own": own,
     }
+    logits, target, weight = (x[slice(0, 3) if rank == 0 else slice(3, 5)] for x in joint_batch())
+    logits.requires_grad_()
+    dice = weighted_soft_dice(logits, target, weight, batch_dice=True, gather=AllGatherGrad.apply)
+    dice.backward()
+    result["batch dice"], result["gradient"] = dice.detach(), logits.grad
     torch.manual_seed(rank)  # nnU-Net's ranks are not seeded alike
     result["meta"] = list(MetaWeights(4, collective=collective).network.parameters())
     return result
@@ -46,6 +60,17 @@ def test_both_ranks_get_the_same(two):
         assert torch.equal(result["mean"], torch.full((2, 3), 1.5))
         assert torch.equal(result["gather"], torch.tensor([[1.0] * 3, [2.0] * 3]))
         assert torch.equal(result["first"], torch.ones(2, 3))
+
+
+def test_batch_dice_is_that_of_the_joint_batch_though_ranks_hold_different_numbers_of_patches(two):
+    """By nnU-Net's own gather, whose gradient is the sum over ranks: DDP takes their mean afterwards."""
+    logits, target, weight = joint_batch()
+    logits.requires_grad_()
+    dice = weighted_soft_dice(logits, target, weight, batch_dice=True)
+    dice.backward()
+    for result in two:
+        torch.testing.assert_close(result["batch dice"], dice.detach())
+    torch.testing.assert_close(torch.cat([result["gradient"] for result in two]) / len(two), logits.grad)
 
 
 def test_the_input_is_left_alone(two):

@@ -120,10 +120,20 @@ class TestTrainers:
         kept = tensors_in(trainer.extra_state())
         assert all(tensor.device == CUDA for tensor in kept if tensor.dim() > 0)  # Adam's counters lie on the CPU
 
-    def test_waits_once_more_than_the_plain_trainer(self, start):
-        """For the number of voxels where label and second opinion disagree."""
+    def test_waits_three_times_more_than_the_plain_trainer(self, start):
+        """Are the outputs finite, how many voxels disagree, is the gradient of the second last layer finite."""
         plain = waits_per_step(start(nnUNetTrainerMixed))
-        assert waits_per_step(start(short_start(nnUNetTrainerMetaDCSeg))) == plain + 1
+        assert waits_per_step(start(short_start(nnUNetTrainerMetaDCSeg))) == plain + 3
+
+    @pytest.mark.parametrize("trainer", [nnUNetTrainerMetaDCSeg, nnUNetTrainerMetaDCSegMeanTeacher])
+    def test_a_broken_image_does_not_stay(self, start, trainer):
+        trainer = start(short_start(trainer))
+        train(trainer, 3)
+        batch = next(trainer.dataloader_train)
+        batch["data"][:, 0, 0, 0, 0] = math.inf
+        assert not math.isfinite(trainer.train_step(batch)["loss"])
+        train(trainer, 2)
+        assert all(tensor.isfinite().all() for tensor in tensors_in(trainer.extra_state()))
 
     @pytest.mark.parametrize("trainer", [nnUNetTrainerMetaDCSeg, nnUNetTrainerMetaDCSegNetworkInfluence])
     def test_overflow_does_not_stay(self, start, trainer):

@@ -25,6 +25,12 @@ def backward(layer: GivenLabelHead, inputs: torch.Tensor, factor: float = 1.0) -
     (factor * layer(inputs).square().mean()).backward()
 
 
+def gradient_scaler(scale: float) -> torch.amp.GradScaler:
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    scaler.scale(torch.ones(()))  # makes its tensors
+    return scaler
+
+
 class TestHead:
     @pytest.mark.parametrize("dim", [2, 3])
     def test_logits_per_voxel(self, dim):
@@ -46,17 +52,18 @@ class TestHead:
 
     def test_scale_of_the_gradient_scaler_makes_no_difference(self):
         plain, scaled = head(), head()
-        for layer, scale in ((plain, 1.0), (scaled, 1024.0)):
-            backward(layer, features(), scale)
-            layer.step(scale=scale)
+        for layer, scaler in ((plain, None), (scaled, gradient_scaler(1024.0))):
+            backward(layer, features(), 1024.0 if scaler else 1.0)
+            layer.step(scaler=scaler)
         torch.testing.assert_close(plain.layer.weight, scaled.layer.weight)
 
-    def test_gradients_that_overflowed_do_nothing(self):
-        layer = head()
+    def test_gradients_that_overflowed_do_nothing_and_are_scaled_less_from_then_on(self):
+        layer, scaler = head(), gradient_scaler(1024.0)
         before = layer.layer.weight.clone()
         backward(layer, features(), float("inf"))
-        layer.step()
-        assert torch.equal(before, layer.layer.weight)
+        layer.step(scaler=scaler)
+        scaler.update()
+        assert torch.equal(before, layer.layer.weight) and scaler.get_scale() == 512
 
     def test_without_a_backward_pass_or_rate_nothing_moves(self):
         layer = head()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import zipfile
 from dataclasses import replace
@@ -146,6 +147,14 @@ class TestSteps:
         trainer = start(make(batch_size=1), iterations=10)
         kinds = {batch["num_given"] for batch in steps(trainer, 14)[1:]}
         assert kinds == {0, 1}
+
+    def test_case_that_the_split_names_twice(self, make):
+        dataset = make()
+        twice = {"train": [*dataset.cases[:-1], "case_3"], "val": dataset.cases[-1:]}
+        (dataset.folder / "splits_final.json").write_text(json.dumps([twice]))
+        trainer = start(dataset)
+        steps(trainer, 3)
+        assert list(trainer.case_index) == dataset.cases[:-1]
 
     def test_patches_without_structure(self, make):
         trainer = start(make())
@@ -440,6 +449,17 @@ class TestResume:
         other = dataset.trainer(ShortStart, continue_training=True)
         other.load_checkpoint(f"{trainer.output_folder}/checkpoint_latest.pth")
         with pytest.raises(ValueError, match="trained on 5 cases that are not the 2 of this fold now"):
+            other.on_train_start()
+
+    def test_other_trusted_cases_than_those_of_the_checkpoint(self, make):
+        dataset = make()
+        trainer = start(dataset)
+        steps(trainer, 2)
+        trainer.save_checkpoint(f"{trainer.output_folder}/checkpoint_latest.pth")
+        dataset.set_trusted(["case_2"])
+        other = dataset.trainer(ShortStart, continue_training=True)
+        other.load_checkpoint(f"{trainer.output_folder}/checkpoint_latest.pth")
+        with pytest.raises(ValueError, match="trained with 2 trusted cases that are not the 1 of this fold now"):
             other.on_train_start()
 
     def test_random_state_round_trip(self):

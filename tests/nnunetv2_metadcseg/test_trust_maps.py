@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from nnunetv2_metadcseg.trust_maps import LEVELS, find_trust_maps, preprocess, to_trust, to_unit
 from tests.nnunetv2_metadcseg import tiny_dataset
@@ -34,6 +36,14 @@ class TestValues:
     def test_integers_count_to_255(self, tmp_path):
         values = to_unit(np.array([0, 51, 255], np.uint8), tmp_path)
         assert values.tolist() == pytest.approx([0, 0.2, 1])
+
+    @pytest.mark.parametrize("ending", [".png", ".nii.gz"])
+    def test_8_bit_images_as_nnunet_reads_them(self, tmp_path, ending):
+        image = sitk.GetImageFromArray(np.array([[0, 51], [255, 255]], np.uint8))
+        file = tmp_path / f"map{ending}"
+        sitk.WriteImage(image if ending == ".png" else sitk.JoinSeries(image), str(file))
+        values = (NaturalImage2DIO() if ending == ".png" else SimpleITKIO()).read_seg(str(file))[0]
+        assert to_unit(values, file).ravel().tolist() == pytest.approx([0, 0.2, 1, 1])
 
     def test_floats_are_taken_as_they_are(self, tmp_path):
         assert to_unit(np.array([0.0, 0.5, 1.0]), tmp_path).tolist() == [0, 0.5, 1]
