@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 
 from nnunetv2_metadcseg.collective import Collective
+from nnunetv2_metadcseg.optimizer_state import load_adam
 
 SMALL_BALANCE = 0.1  # of the labels' size: half believed to be one-sided
 
@@ -76,7 +77,7 @@ class GivenLabelHead:
 
     def load_state_dict(self, state: dict) -> None:
         self.layer.load_state_dict(state["layer"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_adam(self.optimizer, state["optimizer"])
 
 
 class LabelBias:

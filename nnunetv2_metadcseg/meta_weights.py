@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nnunetv2_metadcseg.collective import Collective
+from nnunetv2_metadcseg.optimizer_state import load_adam
 
 
 class MetaWeightNetwork(nn.Module):
@@ -111,5 +112,5 @@ class MetaWeights:
 
     def load_state_dict(self, state: dict) -> None:
         self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_adam(self.optimizer, state["optimizer"])
         self.scale = state["scale"]

@@ -11,6 +11,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 
 from nnunetv2_metadcseg.baselines import nnUNetTrainerL2B, nnUNetTrainerMixed, nnUNetTrainerTrustedOnly
+from nnunetv2_metadcseg.given_label_head import GivenLabelHead
 from nnunetv2_metadcseg.self_trusted import nnUNetTrainerMetaDCSegSelfTrusted
 from nnunetv2_metadcseg.trainer import nnUNetTrainerMetaDCSeg
 from nnunetv2_metadcseg.variants import nnUNetTrainerMetaDCSegMeanTeacher, nnUNetTrainerMetaDCSegNetworkInfluence
@@ -119,6 +120,17 @@ class TestTrainers:
         assert any((p != old).any() for p, old in zip(trainer.network.parameters(), before, strict=True))
         kept = tensors_in(trainer.extra_state())
         assert all(tensor.device == CUDA for tensor in kept if tensor.dim() > 0)  # Adam's counters lie on the CPU
+
+    def test_counters_of_a_checkpoint_on_the_device_wait_for_nothing(self, cuda):
+        head = GivenLabelHead(2, 2, device=CUDA)
+        head.step()
+        state = head.state_dict()
+        for values in state["optimizer"]["state"].values():
+            values["step"] = values["step"].to(CUDA)  # as torch.load leaves them
+        head.load_state_dict(state)
+        waits.clear()
+        head.step()
+        assert not waits
 
     def test_waits_three_times_more_than_the_plain_trainer(self, start):
         """Are the outputs finite, how many voxels disagree, is the gradient of the second last layer finite."""
