@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-LEAST_MEMBERSHIP = 0.1
+LEAST_MEMBERSHIP = 0.1  # of the best voxel, for a region to be in the batch at all
 
 
 def normalised_entropy(probabilities: Tensor, regions: bool = False) -> Tensor:

@@ -301,7 +301,11 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             self.weighting.observe_trusted(features[trusted], logits[trusted], loss)
         elif self.config.influence == "network" and self._meta_rate() is not None:
             full = outputs if isinstance(outputs, Tensor) else outputs[0]
-            self.network_gain.update(unwrap(self.network), loss(full[trusted].float()), self.gradient_scale())
+            self.network_gain.update(unwrap(self.network), loss(full[trusted].float()), self._gradient_scale())
+
+    def _gradient_scale(self) -> Tensor | float:
+        """What nnU-Net's gradient scaler multiplies losses by now. Its own `get_scale` would wait for the device."""
+        return 1.0 if self.grad_scaler is None else self.grad_scaler.scale(torch.ones((), device=self.device))
 
     def _network_gain(
         self, data: Tensor, logits: Tensor, label: Tensor, pseudo: Tensor, learn: float | None

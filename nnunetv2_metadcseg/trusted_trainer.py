@@ -236,10 +236,6 @@ class TrustedBatchTrainer(nnUNetTrainer):
     def further_steps(self) -> None:
         """Steps of a subclass's own optimisers, through the gradient scaler where there is one."""
 
-    def gradient_scale(self) -> Tensor | float:
-        """What nnU-Net's gradient scaler multiplies losses by now. Its own `get_scale` would wait for the device."""
-        return 1.0 if self.grad_scaler is None else self.grad_scaler.scale(torch.ones((), device=self.device))
-
     # ---- checkpoints --------------------------------------------------------------------------------------------
 
     def extra_state(self) -> dict:

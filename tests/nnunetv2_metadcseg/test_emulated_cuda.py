@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -12,17 +11,10 @@ from torch import nn
 
 from nnunetv2_metadcseg.baselines import nnUNetTrainerL2B, nnUNetTrainerMixed, nnUNetTrainerTrustedOnly
 from nnunetv2_metadcseg.given_label_head import GivenLabelHead
-from nnunetv2_metadcseg.self_trusted import nnUNetTrainerMetaDCSegSelfTrusted
-from nnunetv2_metadcseg.trainer import nnUNetTrainerMetaDCSeg
-from nnunetv2_metadcseg.variants import nnUNetTrainerMetaDCSegMeanTeacher, nnUNetTrainerMetaDCSegNetworkInfluence
 from tests.nnunetv2_metadcseg import tiny_dataset
 from tests.nnunetv2_metadcseg.emulated_cuda import CUDA, EmulatedTensor, emulated_cuda, waits
-
-
-def short_start(trainer: type) -> type:
-    """A subclass whose start lasts one step."""
-    config = replace(trainer.config, start_fractions=(0.01, 0.01))
-    return type(f"Short{trainer.__name__}", (trainer,), {"config": config})
+from tests.nnunetv2_metadcseg.test_self_trusted import Early
+from tests.nnunetv2_metadcseg.test_trainer import ShortStart, ShortStartMeanTeacher, ShortStartNetwork, start, steps
 
 
 @pytest.fixture
@@ -32,7 +24,7 @@ def cuda():
 
 
 @pytest.fixture
-def start(tmp_path, monkeypatch, cuda):
+def start_on(tmp_path, monkeypatch, cuda):
     """Makes a trainer on the emulated device, ready to step, and its tiny data set in a folder of its own."""
     monkeypatch.setattr(nnUNetTrainer, "plot_network_architecture", lambda self: None)
     monkeypatch.setenv("nnUNet_compile", "f")
@@ -41,25 +33,16 @@ def start(tmp_path, monkeypatch, cuda):
         folder = tmp_path / trainer_class.__name__
         for name, value in tiny_dataset.environment(folder).items():
             monkeypatch.setenv(name, value)
-        dataset = tiny_dataset.make(folder, **settings)
-        trainer = dataset.trainer(trainer_class, epochs=20, iterations=10, device=torch.device("cuda"))
-        trainer.on_train_start()
-        trainer.on_train_epoch_start()
-        return trainer
+        return start(tiny_dataset.make(folder, **settings), trainer_class, iterations=6, device="cuda")
 
     return make
 
 
-def train(trainer, steps: int) -> None:
-    for _ in range(steps):
-        assert math.isfinite(trainer.train_step(next(trainer.dataloader_train))["loss"])
-
-
-def waits_per_step(trainer, steps: int = 5) -> float:
-    train(trainer, 3)
+def waits_per_step(trainer, count: int = 5) -> float:
+    steps(trainer, 3)
     waits.clear()
-    train(trainer, steps)
-    return sum(waits.values()) / steps
+    steps(trainer, count)
+    return sum(waits.values()) / count
 
 
 def tensors_in(state) -> list[torch.Tensor]:
@@ -100,21 +83,21 @@ class TestTrainers:
     @pytest.mark.parametrize(
         "trainer, settings",
         [
-            (nnUNetTrainerMetaDCSeg, {}),
-            (nnUNetTrainerMetaDCSeg, {"kind": "regions and ignore", "residual": True}),
-            (nnUNetTrainerMetaDCSeg, {"dim": 2, "kind": "ignore", "batch_size": 2}),
-            (nnUNetTrainerMetaDCSegMeanTeacher, {}),
-            (nnUNetTrainerMetaDCSegNetworkInfluence, {"kind": "regions"}),
-            (nnUNetTrainerMetaDCSegSelfTrusted, {"dim": 2}),
+            (ShortStart, {}),
+            (ShortStart, {"kind": "regions and ignore", "residual": True}),
+            (ShortStart, {"dim": 2, "kind": "ignore", "batch_size": 2}),
+            (ShortStartMeanTeacher, {}),
+            (ShortStartNetwork, {"kind": "regions"}),
+            (Early, {"dim": 2}),
             (nnUNetTrainerL2B, {}),
             (nnUNetTrainerTrustedOnly, {"dim": 2, "kind": "regions"}),
         ],
         ids=lambda value: value.__name__ if isinstance(value, type) else ", ".join(map(str, value.values())),
     )
-    def test_trains_on_the_device(self, start, trainer, settings):
-        trainer = start(short_start(trainer), **settings)
+    def test_trains_on_the_device(self, start_on, trainer, settings):
+        trainer = start_on(trainer, **settings)
         before = [p.detach().clone() for p in trainer.network.parameters()]
-        train(trainer, 5)
+        steps(trainer, 7)  # three past the choice of the self-trusted trainer
         trainer.validation_step(next(trainer.dataloader_val))
         assert trainer.grad_scaler.is_enabled()
         assert any((p != old).any() for p, old in zip(trainer.network.parameters(), before, strict=True))
@@ -132,26 +115,26 @@ class TestTrainers:
         head.step()
         assert not waits
 
-    def test_waits_three_times_more_than_the_plain_trainer(self, start):
+    def test_waits_three_times_more_than_the_plain_trainer(self, start_on):
         """Are the outputs finite, how many voxels disagree, is the gradient of the second last layer finite."""
-        plain = waits_per_step(start(nnUNetTrainerMixed))
-        assert waits_per_step(start(short_start(nnUNetTrainerMetaDCSeg))) == plain + 3
+        plain = waits_per_step(start_on(nnUNetTrainerMixed))
+        assert waits_per_step(start_on(ShortStart)) == plain + 3
 
-    @pytest.mark.parametrize("trainer", [nnUNetTrainerMetaDCSeg, nnUNetTrainerMetaDCSegMeanTeacher])
-    def test_a_broken_image_does_not_stay(self, start, trainer):
-        trainer = start(short_start(trainer))
-        train(trainer, 3)
+    @pytest.mark.parametrize("trainer", [ShortStart, ShortStartMeanTeacher])
+    def test_a_broken_image_does_not_stay(self, start_on, trainer):
+        trainer = start_on(trainer)
+        steps(trainer, 3)
         batch = next(trainer.dataloader_train)
         batch["data"][:, 0, 0, 0, 0] = math.inf
         assert not math.isfinite(trainer.train_step(batch)["loss"])
-        train(trainer, 2)
+        steps(trainer, 2)
         assert all(tensor.isfinite().all() for tensor in tensors_in(trainer.extra_state()))
 
-    @pytest.mark.parametrize("trainer", [nnUNetTrainerMetaDCSeg, nnUNetTrainerMetaDCSegNetworkInfluence])
-    def test_overflow_does_not_stay(self, start, trainer):
-        trainer = start(short_start(trainer))
+    @pytest.mark.parametrize("trainer", [ShortStart, ShortStartNetwork])
+    def test_overflow_does_not_stay(self, start_on, trainer):
+        trainer = start_on(trainer)
         trainer.grad_scaler._init_scale = 2.0**40  # no gradient is finite in half precision then
-        train(trainer, 4)
+        steps(trainer, 4)
         assert trainer.grad_scaler.get_scale() == 2.0**36
         kept = tensors_in(trainer.weighting.state_dict()) + list((trainer.network_gain.direction or {}).values())
         assert kept and all(tensor.isfinite().all() for tensor in kept)
