@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from noise_tools.geometry import Box, bounding_box, grow_box
 from noise_tools.noise.base import Noise, Parameter, Params, Pixels
 
 
@@ -48,20 +49,45 @@ class Markov(Noise):
 
     @classmethod
     def _margin(cls, spacing: Sequence[float], params: Params) -> float:
+        """Where the walk usually ends; `apply` looks further where it did not."""
         walk = params["steps"] * params["theta1"] * params["theta2"]
-        return (walk + 4 * np.sqrt(walk) + 2) * min(spacing) + 2 * params["smoothing"]
+        return (walk + 4 * np.sqrt(walk)) * min(spacing) + 2 * max(spacing) + 2 * params["smoothing"]
+
+    @classmethod
+    def apply(cls, label: np.ndarray, spacing: Sequence[float], params: Params) -> np.ndarray:
+        """As in the base class; the crop grows until it holds the walk: how far a rough front gets is not known."""
+        tight = bounding_box(np.isin(label, params["labels"]))
+        if tight is None or params["steps"] <= 0:
+            return label.copy()
+        margin, spare = cls._margin(spacing, params), max(spacing) + 2 * params["smoothing"]
+        while True:
+            box = grow_box(tight, label.shape, spacing, margin)
+            walked = cls._apply(label[box], spacing, params)
+            if not _leaves(walked, box, grow_box(tight, label.shape, spacing, margin - spare), params["labels"]):
+                break
+            margin *= 2
+        frozen = ~np.isin(label[box], [0, *params["labels"]])
+        noisy = label.copy()
+        noisy[box] = np.where(frozen, label[box], _finish(walked, spacing, params))
+        return noisy
 
     @classmethod
     def _apply(cls, label: np.ndarray, spacing: Sequence[float], params: Params) -> np.ndarray:
-        if params["steps"] <= 0:
-            return label
-        rng = np.random.default_rng(params["seed"])
-        noisy = _walk(label, spacing, params, rng)
-        if params["theta3"] > 0:
-            noisy = _flip(noisy, params, rng)
-        if params["smoothing"] > 0:
-            noisy = _vote(noisy, spacing, params)
-        return noisy
+        return _walk(label, spacing, params, np.random.default_rng(params["seed"]))
+
+
+def _finish(walked: np.ndarray, spacing: Sequence[float], params: Params) -> np.ndarray:
+    """What comes after the walk: flips and smoothing."""
+    if params["theta3"] > 0:
+        walked = _flip(walked, params, np.random.default_rng([params["seed"], 1]))
+    return _vote(walked, spacing, params) if params["smoothing"] > 0 else walked
+
+
+def _leaves(walked: np.ndarray, box: Box, inner: Box, labels: Sequence[int]) -> bool:
+    """Whether structure of the crop `box` lies outside `inner`, a box within it."""
+    outside = np.isin(walked, labels)
+    outside[tuple(slice(i.start - b.start, i.stop - b.start) for i, b in zip(inner, box, strict=True))] = False
+    return bool(outside.any())
 
 
 def _walk(label: np.ndarray, spacing: Sequence[float], params: Params, rng: np.random.Generator) -> np.ndarray:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from noise_tools import noise
 from tests.noise_tools.noise.shapes import SPACING, apply, ball, radius_of
 
 PLAIN = {"theta2": (0.1, 0.1), "theta3": (0.0, 0.0), "smoothing": (0.0, 0.0)}
@@ -49,3 +50,12 @@ def test_voxels_join_the_structure_they_touch():
     label[8:12, 5:15], label[8:12, 25:35] = 4, 2
     noisy = apply("markov", label, (1.0, 1.0), steps=(10.0, 10.0), theta1=(1.0, 1.0), **PLAIN)
     assert set(np.unique(noisy[:, :15])) == {0, 4} and set(np.unique(noisy[:, 25:])) == {0, 2}
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (5.0, 1.0, 1.0)])
+def test_a_fast_border_is_not_cut_by_the_crop(spacing, monkeypatch):
+    label = ball(8, spacing, size=90.0)
+    fast = {"steps": (120.0, 120.0), "theta1": (0.8, 0.8), "theta2": (0.05, 0.05)}
+    noisy = apply("markov", label, spacing, **fast)
+    monkeypatch.setattr(noise.load("markov"), "_margin", classmethod(lambda *_: 1000.0))  # the whole image
+    assert np.array_equal(noisy, apply("markov", label, spacing, **fast))
