@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import reduce
 
 import numpy as np
 
@@ -24,7 +25,7 @@ class Disagreement:
     """Label against prediction, weighed by the prediction's confidence.
 
     Attributes:
-        extra, missing: sums of |2 p - 1| over voxels that only the label, or only the prediction, has (voxels).
+        extra, missing: sums of the confidence over voxels that only the label, or only the prediction, has (voxels).
         size: mean number of voxels of label and prediction.
     """
 
@@ -64,7 +65,7 @@ class ErrorDirection:
 
 
 def disagreement(given: np.ndarray, probability: np.ndarray, valid: np.ndarray | None = None) -> Disagreement:
-    """Confident disagreement of one structure.
+    """Confident disagreement of one region, which the network decides about by p > 1/2, with confidence |2 p - 1|.
 
     Args:
         given: (*S) bool, the structure in the given label. probability: (*S) of the structure, in [0, 1].
@@ -72,10 +73,45 @@ def disagreement(given: np.ndarray, probability: np.ndarray, valid: np.ndarray |
     """
     confidence = 2 * probability.astype(np.float32) - 1
     predicted = confidence > 0
+    return _weighed(given, predicted, np.abs(confidence), valid)
+
+
+def label_disagreements(
+    given: np.ndarray,
+    predicted: np.ndarray,
+    probabilities: np.ndarray,
+    values: Sequence[int],
+    valid: np.ndarray | None = None,
+) -> list[Disagreement]:
+    """Confident disagreement of each label alone, for labels that exclude each other.
+
+    The prediction is the most probable label, as for the case and the proposal: with three classes or more it may be
+    below 1/2. Its confidence for a label is |p - q|, q the probability of the best other class.
+
+    Args:
+        given, predicted: (*S) label values. probabilities: (K, *S), K at least 2, background first. values: the labels.
+        valid: (*S) bool, False where ignored; None counts every voxel.
+    """
+    best = probabilities.max(0)
+    found = []
+    for value in values:
+        own = predicted == value
+        # Where another class wins, the best other one is the best of all; elsewhere it takes a look at the others.
+        rival = best.copy()
+        others = (p[own] for head, p in enumerate(probabilities) if head != value)
+        rival[own] = reduce(np.maximum, others)
+        confidence = np.abs(probabilities[value].astype(np.float32) - rival)
+        found.append(_weighed(given == value, own, confidence, valid))
+    return found
+
+
+def _weighed(
+    given: np.ndarray, predicted: np.ndarray, confidence: np.ndarray, valid: np.ndarray | None
+) -> Disagreement:
+    """Two masks, compared by the confidence where they differ."""
     if valid is not None:
         given, predicted = given & valid, predicted & valid
-        confidence = np.where(valid, confidence, 0)
-    extra = -confidence[given & ~predicted].sum(dtype=np.float64)
+    extra = confidence[given & ~predicted].sum(dtype=np.float64)
     missing = confidence[predicted & ~given].sum(dtype=np.float64)
     return Disagreement(float(extra), float(missing), (int(given.sum()) + int(predicted.sum())) / 2)
 

@@ -13,6 +13,7 @@ from nnunetv2_metadcseg.label_audit import (
     error_direction,
     expected_rate,
     joint_disagreement,
+    label_disagreements,
     pooled,
     proposed_label,
     reliability,
@@ -47,6 +48,29 @@ def test_a_voxel_with_another_labels_name_counts_once():
     confidence = np.array([[0.0, 0.5, 0.0, 0.25, 1.0, 0.0]])
     whole = joint_disagreement(given, predicted, confidence)
     assert (whole.extra, whole.missing, whole.size) == (1.5, 0.25, 4.0)
+
+
+def test_exclusive_labels_are_decided_by_the_most_probable_class():
+    """No class above 1/2 anywhere: the label that wins at every voxel is predicted, and agrees."""
+    p = np.array([[0.25, 0.25, 0.4], [0.45, 0.3, 0.35], [0.3, 0.45, 0.25]])
+    one, two = label_disagreements(np.array([1, 2, 0]), p.argmax(0), p, (1, 2))
+    assert (one.rate, two.rate, one.size, two.size) == (0, 0, 1, 1)
+
+
+def test_exclusive_labels_are_weighed_against_the_best_other_class():
+    p = np.array([[0.25, 0.25, 0.4, 0.0], [0.45, 0.3, 0.35, 1.0], [0.3, 0.45, 0.25, 0.0]])
+    given, valid = np.array([2, 1, 1, 2]), np.array([True, True, True, False])
+    one, two = label_disagreements(given, p.argmax(0), p, (1, 2), valid)
+    assert (one.extra, one.missing, one.size) == pytest.approx((0.15 + 0.05, 0.15, 1.5))
+    assert (two.extra, two.missing, two.size) == pytest.approx((0.15, 0.15, 1))
+
+
+def test_two_exclusive_classes_are_decided_at_one_half():
+    random = np.random.default_rng(1)
+    given, p = random.random((4, 5, 6)) > 0.5, random.random((4, 5, 6))
+    (found,) = label_disagreements(given.astype(int), (p > 0.5).astype(int), np.stack([1 - p, p]), (1,))
+    alone = disagreement(given, p)
+    assert (found.extra, found.missing, found.size) == pytest.approx((alone.extra, alone.missing, alone.size))
 
 
 def test_one_label_alone_is_the_joint_disagreement():
