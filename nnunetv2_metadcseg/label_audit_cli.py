@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -68,27 +69,48 @@ def _propose(args: argparse.Namespace) -> int:
 
 
 def _confirm(args: argparse.Namespace) -> int:
-    import json
-
-    from nnunetv2_metadcseg.label_audit_trust import confirm
-    from nnunetv2_metadcseg.trusted_cases import FILE_NAME, read_trusted_cases
+    from nnunetv2_metadcseg.label_audit_predict import AuditError
+    from nnunetv2_metadcseg.label_audit_trust import confirm, read_json
 
     preprocessed = preprocessed_folder(args)
-    dataset = json.loads((preprocessed / "dataset.json").read_text())
-    declared = (preprocessed / FILE_NAME).is_file() or dataset.get("trusted_cases")
-    trusted = read_trusted_cases(preprocessed, dataset) if declared else []
+    dataset = read_json(preprocessed / "dataset.json", "run nnUNetv2_plan_and_preprocess")
+    if not isinstance(dataset, dict) or not isinstance(dataset.get("file_ending"), str):
+        raise AuditError(f'{preprocessed / "dataset.json"} has no "file_ending", expected nnU-Net\'s file; restore it.')
     ending = dataset["file_ending"]
     known = [f.name.removesuffix(ending) for f in (preprocessed / "gt_segmentations").glob(f"*{ending}")]
-    new, file = confirm(args.confirm, preprocessed, trusted, known)
+    raw = os.environ.get("nnUNet_raw")
+    new, file = confirm(
+        *(args.confirm, preprocessed, declared_cases(preprocessed, dataset), known),
+        raw=Path(raw) / preprocessed.name if raw else None,
+        ending=ending,
+    )
     print(f"{file}: {len(new)} cases added ({', '.join(new) or 'all were there'}); train again to use them")
     return 0
+
+
+def declared_cases(preprocessed: Path, dataset: dict) -> list[str]:
+    """The trusted cases until now; an empty list is none, as the first confirmation is to fill it."""
+    import json
+
+    from nnunetv2_metadcseg.trusted_cases import FILE_NAME, read_trusted_cases
+
+    file = preprocessed / FILE_NAME
+    if not file.is_file():
+        return read_trusted_cases(preprocessed, dataset) if dataset.get("trusted_cases") else []
+    with contextlib.suppress(json.JSONDecodeError):  # which read_trusted_cases explains
+        if json.loads(file.read_text()) == []:
+            return []
+    return read_trusted_cases(preprocessed, dataset)
 
 
 def _audit(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
+    from nnunetv2_metadcseg.label_audit_predict import AuditError
     from nnunetv2_metadcseg.label_audit_run import check_output, run_audit
 
+    if args.worst < 0:
+        raise AuditError(f"--worst is {args.worst}, expected at least 0 (a number of cases).")
     check_output(args.out, args.overwrite)
     model = open_model(args)
     audit = run_audit(
@@ -105,7 +127,7 @@ def _audit(args: argparse.Namespace) -> int:
 
 
 def known_cases(model: TrainedModel, asked: list[str] | None) -> list[str] | None:
-    """`--cases`, checked."""
+    """`--cases`, checked, each once."""
     from nnunetv2_metadcseg.label_audit_predict import AuditError
 
     if asked is None:
@@ -116,7 +138,7 @@ def known_cases(model: TrainedModel, asked: list[str] | None) -> list[str] | Non
         raise AuditError(
             f"{unknown[0]} is not a case of these folds (for instance {', '.join(cases[:3])}); correct --cases."
         )
-    return asked
+    return list(dict.fromkeys(asked))
 
 
 def open_model(args: argparse.Namespace) -> TrainedModel:

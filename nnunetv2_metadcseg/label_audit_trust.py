@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 import os
 from collections.abc import Sequence
@@ -13,7 +14,8 @@ from nnunetv2_metadcseg.trusted_cases import FILE_NAME
 
 TO_CHECK = "to_check.json"
 CHECKED = "checked"
-ANSWERS = (CHECKED, "to check", "skip")
+TO_LOOK_AT = "to check"  # what a proposal says of every case
+ANSWERS = (CHECKED, TO_LOOK_AT, "skip")
 
 
 def propose(audit: dict[str, Any], top: int) -> dict[str, str]:
@@ -31,30 +33,55 @@ def propose(audit: dict[str, Any], top: int) -> dict[str, str]:
     chosen = [case for case, values in ranked if not values["trusted"]][:top]
     if not chosen:
         raise AuditError("Every audited case is trusted already, so there is none left to check.")
-    return dict.fromkeys(chosen, ANSWERS[1])
+    return dict.fromkeys(chosen, TO_LOOK_AT)
 
 
 def write_proposal(out: Path, top: int) -> Path:
     """Writes OUT/to_check.json from OUT/audit.json; raises AuditError if there is no audit or an edited proposal."""
     file = out / TO_CHECK
-    proposal = propose(read_json(out / "audit.json", "run the audit first"), top)
-    if file.is_file() and CHECKED in read_json(file, "").values():
-        raise AuditError(f"{file} holds checked cases already; hand it over with --confirm and remove it first.")
+    proposal = propose(read_audit(out / "audit.json"), top)
+    if file.is_file() and set(read_answers(file).values()) - {TO_LOOK_AT}:
+        raise AuditError(
+            f"{file} holds answers of yours already; hand it over with --confirm, or remove it, to get a new proposal."
+        )
     write_json(file, proposal)
     return file
 
 
-def confirmed_cases(answers: Any, known: Sequence[str], file: Path) -> list[str]:
+def read_audit(file: Path) -> dict[str, Any]:
+    """Content of audit.json; raises AuditError where it is missing or no audit."""
+    audit = read_json(file, "run the audit first")
+    cases = audit.get("cases") if isinstance(audit, dict) else None
+    if not isinstance(cases, dict) or not all(
+        isinstance(v, dict) and {"rank", "trusted"} <= set(v) for v in cases.values()
+    ):
+        raise AuditError(f"{file} is not an audit: expected ranked cases in it; run the audit again with --overwrite.")
+    return audit
+
+
+def read_answers(file: Path) -> dict[str, str]:
+    """Content of to_check.json: {case: answer}.
+
+    Raises:
+        AuditError: missing, not such a file, or an unknown answer.
+    """
+    answers = read_json(file, f"expected the edited {TO_CHECK}")
+    if not isinstance(answers, dict):
+        raise AuditError(
+            f'{file} holds a {type(answers).__name__}, expected {{"case": "{CHECKED}", ...}}; correct or remove it.'
+        )
+    wrong = [(case, answer) for case, answer in answers.items() if answer not in ANSWERS]
+    if wrong:
+        raise AuditError(f"{file} says {wrong[0][1]!r} for {wrong[0][0]}, expected one of {list(ANSWERS)}; correct it.")
+    return answers
+
+
+def confirmed_cases(answers: dict[str, str], known: Sequence[str], file: Path) -> list[str]:
     """The cases that a person marked as checked.
 
     Raises:
-        AuditError: not a {case: answer} file, an unknown case or answer, or nothing checked.
+        AuditError: an unknown case, or nothing checked.
     """
-    if not isinstance(answers, dict):
-        raise AuditError(f'{file} holds a {type(answers).__name__}, expected {{"case": "{CHECKED}", ...}}.')
-    wrong = [(case, answer) for case, answer in answers.items() if answer not in ANSWERS]
-    if wrong:
-        raise AuditError(f"{file} says {wrong[0][1]!r} for {wrong[0][0]}, expected one of {list(ANSWERS)}.")
     unknown = sorted(set(answers) - set(known))
     if unknown:
         raise AuditError(f"{file} names {unknown[0]}, which is not a case of this data set; correct the identifier.")
@@ -66,28 +93,87 @@ def confirmed_cases(answers: Any, known: Sequence[str], file: Path) -> list[str]
     return checked
 
 
-def confirm(file: Path, preprocessed: Path, trusted: Sequence[str], known: Sequence[str]) -> tuple[list[str], Path]:
+def confirm(
+    file: Path,
+    preprocessed: Path,
+    trusted: Sequence[str],
+    known: Sequence[str],
+    raw: Path | None = None,
+    ending: str = "",
+) -> tuple[list[str], Path]:
     """Adds the checked cases of `file` to trusted_cases.json of the preprocessed data set.
 
     Args:
-        trusted: the cases declared until now, wherever they are declared. known: all cases.
+        preprocessed: the data set's folder. trusted: the cases declared until now, wherever they are declared.
+        known: all cases. raw: the data set's folder in nnUNet_raw, if there is one. ending: of label files.
 
     Returns:
         The cases that are new in the list, and the list's file.
+
+    Raises:
+        AuditError: the answers are of another data set or cannot be used, a declared case does not exist, or a label
+            was corrected in the raw data set only.
     """
-    checked = confirmed_cases(read_json(file, "expected the edited to_check.json"), known, file)
+    answers = read_answers(file)
+    check_same_data_set(file, preprocessed.name)
+    checked = confirmed_cases(answers, known, file)
+    unknown = sorted(set(trusted) - set(known))
+    if unknown:
+        raise AuditError(
+            f"The trusted cases of {preprocessed.name} name {unknown[0]}, which is none of its cases (for instance "
+            f"{', '.join(sorted(known)[:3])}, without file ending); correct {FILE_NAME} in {preprocessed}, or "
+            '"trusted_cases" in its dataset.json where there is no such file.'
+        )
+    if raw is not None:
+        check_preprocessed_labels(checked, preprocessed, raw, ending)
     target = preprocessed / FILE_NAME
     write_json(target, sorted({*trusted, *checked}))
     return sorted(set(checked) - set(trusted)), target
 
 
+def check_same_data_set(answers: Path, dataset: str) -> None:
+    """Raises AuditError where the audit that the answers lie beside is of another data set; case names may agree."""
+    file = answers.parent / "audit.json"
+    audited = read_audit(file).get("dataset", dataset) if file.is_file() else dataset
+    if audited != dataset:
+        raise AuditError(f"{answers} belongs to an audit of {audited}, but -d names {dataset}; correct -d or the file.")
+
+
+def check_preprocessed_labels(cases: Sequence[str], preprocessed: Path, raw: Path, ending: str) -> None:
+    """Raises AuditError where a raw label was corrected, but training would still read the label from before.
+
+    Args:
+        raw: the data set's folder in nnUNet_raw; labels that are not there are not compared.
+    """
+    for case in cases:
+        label = raw_label(raw, case, ending)
+        if label.is_file() and not filecmp.cmp(label, preprocessed / "gt_segmentations" / f"{case}{ending}", False):
+            raise AuditError(
+                f"The label {label} is not the one that was preprocessed, so training would not see it; run "
+                f"nnUNetv2_preprocess for {preprocessed.name}, then confirm again."
+            )
+
+
+def raw_label(raw: Path, case: str, ending: str) -> Path:
+    """Where the raw data set has the label: dataset.json may list the files, else they are in labelsTr."""
+    file = raw / "dataset.json"
+    content = read_json(file, "") if file.is_file() else {}
+    listed = content.get("dataset") if isinstance(content, dict) else None
+    entry = listed.get(case) if isinstance(listed, dict) else None
+    return (
+        raw / entry["label"] if isinstance(entry, dict) and "label" in entry else raw / "labelsTr" / f"{case}{ending}"
+    )
+
+
 def read_json(file: Path, advice: str) -> Any:
-    """Raises AuditError with `advice` where the file is missing or broken."""
+    """Raises AuditError, with `advice` where the file is missing, or where it is broken or a folder."""
+    if file.is_dir():
+        raise AuditError(f"{file} is a folder, expected a JSON file; give the file in it.")
     try:
         return json.loads(file.read_text())
     except FileNotFoundError as error:
         raise AuditError(f"There is no {file}; {advice}.") from error
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise AuditError(f"{file} is not valid JSON ({error}); correct it.") from error
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from nnunetv2_metadcseg.cli import main
+from nnunetv2_metadcseg.label_audit_cli import known_cases
 
 
 @pytest.fixture
@@ -16,6 +18,7 @@ def folders(tmp_path, monkeypatch):
     for kind in ("preprocessed", "results"):
         (tmp_path / kind).mkdir()
         monkeypatch.setenv(f"nnUNet_{kind}", str(tmp_path / kind))
+    monkeypatch.delenv("nnUNet_raw", raising=False)
     data = tmp_path / "preprocessed" / "Dataset504_Demo"
     (data / "gt_segmentations").mkdir(parents=True)
     (data / "dataset.json").write_text(json.dumps({"file_ending": ".nii.gz", "trusted_cases": ["a"]}))
@@ -78,6 +81,38 @@ def test_loop_from_proposal_to_trusted_cases(folders, capsys):
     assert main(["audit", *map(str, confirm)]) == 0
     assert json.loads(trusted.read_text()) == ["a", "c"]
     assert "1 cases added (c)" in capsys.readouterr().out
+
+
+def test_empty_list_of_trusted_cases_does_not_block_the_first_confirmation(folders):
+    trusted = folders / "preprocessed" / "Dataset504_Demo" / "trusted_cases.json"
+    trusted.write_text("[]")
+    (folders / "to_check.json").write_text(json.dumps({"b": "checked"}))
+    assert main(["audit", "--apply", "trusted", "--confirm", str(folders / "to_check.json"), "-d", "504"]) == 0
+    assert json.loads(trusted.read_text()) == ["b"]
+
+
+def test_confirmation_needs_a_data_set_file(folders, capsys):
+    (folders / "to_check.json").write_text(json.dumps({"b": "checked"}))
+    confirm = ("--apply", "trusted", "--confirm", folders / "to_check.json", "-d", 504)
+    file = folders / "preprocessed" / "Dataset504_Demo" / "dataset.json"
+    for content, message in (("{", "dataset.json is not valid JSON"), ("[]", 'has no "file_ending"')):
+        file.write_text(content)
+        assert message in error(capsys, *confirm)
+
+
+def test_confirmation_looks_at_the_raw_label(folders, capsys, monkeypatch):
+    monkeypatch.setenv("nnUNet_raw", str(folders / "raw"))
+    labels = folders / "raw" / "Dataset504_Demo" / "labelsTr"
+    labels.mkdir(parents=True)
+    (labels / "b.nii.gz").write_bytes(b"corrected")
+    (folders / "to_check.json").write_text(json.dumps({"b": "checked"}))
+    confirm = ("--apply", "trusted", "--confirm", folders / "to_check.json", "-d", 504)
+    assert "run nnUNetv2_preprocess for Dataset504_Demo" in error(capsys, *confirm)
+
+
+def test_cases_are_taken_once_and_worst_is_no_negative_number(folders, capsys):
+    assert known_cases(SimpleNamespace(cases=lambda: ["a", "b"]), ["b", "a", "b"]) == ["b", "a"]
+    assert "--worst is -1" in error(capsys, "-d", 504, "-o", folders / "out", "--worst", -1)
 
 
 def test_fold_names(folders, capsys):

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from nnunetv2_metadcseg.label_audit_predict import AuditError
-from nnunetv2_metadcseg.label_audit_trust import confirm, confirmed_cases, propose, write_proposal
+from nnunetv2_metadcseg.label_audit_trust import confirm, confirmed_cases, propose, read_answers, write_proposal
 from nnunetv2_metadcseg.trusted_cases import read_trusted_cases
 
 AUDIT = {
@@ -43,9 +43,73 @@ def test_proposal_is_written_but_an_edited_one_is_not_lost(out):
     assert json.loads(file.read_text()) == {"c": "to check", "a": "to check"}
     write_proposal(out, 1)
     file.write_text(json.dumps({"c": "checked", "a": "to check"}))
-    with pytest.raises(AuditError, match="checked cases already"):
+    with pytest.raises(AuditError, match="answers of yours already"):
         write_proposal(out, 2)
     assert json.loads(file.read_text())["c"] == "checked"
+
+
+def test_a_proposal_with_skipped_cases_is_not_lost(out):
+    file = write_proposal(out, 2)
+    file.write_text(json.dumps({"c": "skip", "a": "to check"}))
+    with pytest.raises(AuditError, match="answers of yours already"):
+        write_proposal(out, 2)
+    assert json.loads(file.read_text())["c"] == "skip"
+
+
+@pytest.mark.parametrize("content", [[], {}, {"cases": ["a"]}, {"cases": {"a": {"rank": 1}}}])
+def test_proposal_of_a_file_that_is_no_audit(tmp_path, content):
+    (tmp_path / "audit.json").write_text(json.dumps(content))
+    with pytest.raises(AuditError, match="not an audit"):
+        write_proposal(tmp_path, 2)
+
+
+def test_proposal_over_a_file_that_is_no_proposal(out):
+    (out / "to_check.json").write_text("[]")
+    with pytest.raises(AuditError, match="holds a list"):
+        write_proposal(out, 2)
+
+
+@pytest.fixture
+def answered(tmp_path):
+    """An audit of Dataset504_Demo whose case c is checked, and its preprocessed and raw labels."""
+    for folder, data in (("out", None), ("pre", "gt_segmentations"), ("raw", "labelsTr")):
+        (tmp_path / folder / "Dataset504_Demo" / (data or "")).mkdir(parents=True)
+        if data:
+            (tmp_path / folder / "Dataset504_Demo" / data / "c.nii").write_bytes(b"label")
+    (tmp_path / "out" / "audit.json").write_text(json.dumps(AUDIT | {"dataset": "Dataset504_Demo"}))
+    (tmp_path / "out" / "to_check.json").write_text(json.dumps({"c": "checked"}))
+    return tmp_path
+
+
+def confirm_answered(root, dataset="Dataset504_Demo", trusted=()):
+    file, raw = root / "out" / "to_check.json", root / "raw" / dataset
+    return confirm(file, root / "pre" / dataset, trusted, ["b", "c"], raw, ".nii")[0]
+
+
+def test_confirm_refuses_another_data_set(answered):
+    with pytest.raises(AuditError, match="audit of Dataset504_Demo, but -d names Dataset505_Other"):
+        confirm_answered(answered, "Dataset505_Other")
+
+
+def test_confirm_refuses_declared_cases_that_do_not_exist(answered):
+    with pytest.raises(AuditError, match="name b.nii, which is none of its cases"):
+        confirm_answered(answered, trusted=["b.nii"])
+
+
+def test_confirm_refuses_a_label_that_was_corrected_but_not_preprocessed(answered):
+    data = answered / "raw" / "Dataset504_Demo"
+    assert confirm_answered(answered) == ["c"]
+    (data / "labelsTr" / "c.nii").write_bytes(b"other")
+    with pytest.raises(AuditError, match="c.nii is not the one that was preprocessed.*run nnUNetv2_preprocess"):
+        confirm_answered(answered)
+    (data / "own.nii").write_bytes(b"label")
+    (data / "dataset.json").write_text(json.dumps({"dataset": {"c": {"label": "own.nii"}}}))
+    assert confirm_answered(answered) == ["c"]
+
+
+def test_confirm_of_a_folder(answered):
+    with pytest.raises(AuditError, match="is a folder"):
+        confirm(answered / "out", answered / "pre", [], ["c"])
 
 
 def test_proposal_needs_an_audit(tmp_path):
@@ -66,13 +130,16 @@ def test_confirm_adds_checked_cases_only(tmp_path):
     [
         ({"a": "to check"}, "no case"),
         ({"a": "yes"}, "'yes' for a"),
+        ({"a": ["checked"]}, "for a"),
         ({"x": "checked"}, "names x"),
         (["a"], "list, expected"),
     ],
 )
 def test_answers_that_add_nothing_are_errors(tmp_path, answers, message):
     with pytest.raises(AuditError, match=message):
-        confirmed_cases(answers, ["a", "b"], tmp_path / "f.json")
+        file = tmp_path / "f.json"
+        file.write_text(json.dumps(answers))
+        confirmed_cases(read_answers(file), ["a", "b"], file)
 
 
 def test_confirm_of_broken_json(tmp_path):
