@@ -55,7 +55,15 @@ def sample(probabilities: np.ndarray, masks: Iterable[np.ndarray], valid: np.nda
     Args:
         probabilities: (K, *S). masks: K times (*S) bool, the label as each head should have it. valid: (*S) bool, False
             where ignored. regions: heads are independent.
+
+    Raises:
+        ValueError: the label has another shape than the prediction.
     """
+    if valid.shape != probabilities.shape[1:]:
+        raise ValueError(
+            f"The label has the shape {valid.shape}, expected that of the image, {probabilities.shape[1:]}; correct "
+            "the label or the image in the raw data set and run nnUNetv2_preprocess."
+        )
     step = max(1, -(-len(probabilities) * valid.size // MOST_NUMBERS))
     valid = valid.ravel()[::step]
     p = probabilities.reshape(len(probabilities), -1)[:, ::step][:, valid].astype(np.float32)
@@ -104,6 +112,13 @@ def fit_offsets(cases: Sequence[CaseSample], regions: bool) -> np.ndarray:
         if structure.dice(offsets[head]) <= structure.dice(0.0):
             offsets[head] = 0.0
     return offsets
+
+
+def mean_leans(cases: Sequence[CaseSample], regions: bool) -> np.ndarray:
+    """Mean lean in volume of every head (K,) without offsets, see `fit_offsets`; 0 where no label holds it."""
+    offsets = np.zeros(len(cases[0].given) if cases else 0)
+    heads = [_Head(cases, offsets, head, regions) for head in range(len(offsets))]
+    return np.array([head.leans(0.0).mean() if head.cases else 0.0 for head in heads])
 
 
 class _Head:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
-from nnunetv2_metadcseg.label_audit_calibration import by_structure, calibrate, case_sample, lean_notes
+from nnunetv2_metadcseg.label_audit_calibration import Offsets, by_structure, calibrate, case_sample, lean_notes
 from nnunetv2_metadcseg.label_audit_predict import CasePrediction, Structure
 from tests.nnunetv2_metadcseg.ramps import line, ramp
 
@@ -37,17 +38,48 @@ def test_one_trusted_case_is_not_enough_to_calibrate():
     assert calibrate(TwoFolds(["a"]), ["a", "b", "doubtful"]) == {}
 
 
+def offsets_of(leans: dict, offsets: dict) -> Offsets:
+    found = Offsets({}, False)
+    found.update({fold: np.array(own) for fold, own in offsets.items()})
+    found.leans = {fold: np.array(own) for fold, own in leans.items()}
+    return found
+
+
+STRUCTURES = [Structure("liver", (1,), 1), Structure("spleen", (2,), 2)]
+
+
 def test_offsets_by_structure():
-    structures = [Structure("liver", (1,), 1), Structure("spleen", (2,), 2)]
-    assert by_structure({0: np.array([0, -1.5, 0]), 1: np.array([0, 0.5, 0])}, structures) == {"liver": [-1.5, 0.5]}
-    assert by_structure({}, structures) == {}
+    offsets = offsets_of({0: [0, 0.4, 0.3], 1: [0, 0.4, 0.3]}, {0: [0, -1.5, 0], 1: [0, 0.5, 0]})
+    found = by_structure(offsets, STRUCTURES)
+    assert found == {"liver": [-1.5, 0.5]} and found.sizes == pytest.approx({"liver": 0.5})
+    assert by_structure(Offsets({}, False), STRUCTURES) == {}
 
 
-def test_notes_name_the_structures():
-    assert lean_notes({}) == lean_notes({"liver": [0.2, 0.7]}) == []
-    larger, smaller = lean_notes({"liver": [-1.2, -1], "spleen": [0.7]})
-    assert "liver" in larger and "too large on the whole" in larger
-    assert "spleen" in smaller and "too small on the whole" in smaller
+def test_notes_name_the_structures_and_by_how_much():
+    larger, smaller = lean_notes(by_structure(offsets_of({0: [0, 0.4, -0.4]}, {0: [0, -1.2, 0.2]}), STRUCTURES))
+    assert "liver were mostly larger" in larger and "by 50 %" in larger and "undertrained" in larger
+    assert "spleen were mostly smaller" in smaller and "by 33 %" in smaller
+
+
+def test_no_note_where_sizes_hardly_differ():
+    offsets = calibrate(TwoFolds(["a", "b"]), ["a", "b", "doubtful"])
+    for fold in (0, 1):  # 3 % in volume, although more than a logit
+        one = offsets_of({fold: offsets.leans[fold]}, {fold: offsets[fold]})
+        assert abs(offsets.leans[fold][1]) == pytest.approx(0.03, abs=0.005)
+        assert lean_notes(by_structure(one, TwoFolds.structures)) == []
+    assert lean_notes(by_structure(calibrate(TwoFolds(["a"]), ["a", "b"]), TwoFolds.structures)) == []
+
+
+def test_label_of_another_shape_names_the_case():
+    class Cut(TwoFolds):
+        def predict(self, case, folds, learned):
+            found = super().predict(case, folds, learned)
+            if case == "b":
+                found.given, found.valid = found.given[..., 1:], found.valid[..., 1:]
+            return found
+
+    with pytest.raises(ValueError, match="^Case b: The label has the shape .*expected that of the image"):
+        calibrate(Cut(["a", "b"]), ["a", "b"])
 
 
 def test_regions_are_compared_by_region():
