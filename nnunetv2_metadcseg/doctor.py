@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -18,7 +19,8 @@ from importlib import metadata
 from pathlib import Path
 
 DEFAULT_TRAINER = "nnUNetTrainerMetaDCSeg"
-PACKAGES = ("nnunetv2-metadcseg", "nnunetv2", "torch", "batchgeneratorsv2", "acvl-utils", "SimpleITK", "numpy")
+OWN_PACKAGE = "nnunetv2-metadcseg"
+PACKAGES = (OWN_PACKAGE, "nnunetv2", "torch", "batchgeneratorsv2", "acvl-utils", "SimpleITK", "numpy")
 PATH_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 MINIMUM_NNUNET = (2, 8, 1)
 TRUE_VALUES = ("true", "1", "t")  # what nnU-Net takes for true in nnUNet_compile
@@ -83,7 +85,9 @@ def check_versions() -> Iterator[Finding]:
         try:
             version = metadata.version(package)
         except metadata.PackageNotFoundError:
-            yield Finding("missing", f"{package} is not installed", f"{sys.executable} -m pip install {package}")
+            yield Finding(
+                "missing", f"{package} is not installed", f"{sys.executable} -m pip install {source(package)}"
+            )
             continue
         if package == "nnunetv2":
             yield check_nnunet_version(version)
@@ -91,9 +95,18 @@ def check_versions() -> Iterator[Finding]:
             yield Finding("ok", f"{package} {version}")
 
 
+def source(package: str) -> str:
+    """What pip installs a package from; this one is in no package index."""
+    if package != OWN_PACKAGE:
+        return package
+    folder = Path(__file__).resolve().parents[1]  # the source, unless this is an installed copy
+    return f"'{folder}'" if (folder / "pyproject.toml").is_file() else "'<folder of the source>'"
+
+
 def check_nnunet_version(version: str) -> Finding:
     """nnU-Net must be at least 2.8.1 and below 3."""
-    digits = tuple(int(part) for part in version.split(".")[:3] if part.isdigit())
+    release = re.match(r"\d+(\.\d+)*", version)  # without what may follow: rc1, .dev0, +local
+    digits = tuple(map(int, release[0].split("."))) if release else ()
     mend = f"{sys.executable} -m pip install 'nnunetv2>=2.8.1,<3'"
     if digits < MINIMUM_NNUNET:
         return Finding("missing", f"nnunetv2 {version}, expected at least 2.8.1", mend)
@@ -150,7 +163,7 @@ def check_trainer(trainer: str, probed: Mapping) -> Finding:
         return Finding("ok", f"nnU-Net finds {trainer}: {probed['trainer']}")
     mend = 'export nnUNet_extTrainer="$(metadcseg ext-path)"'
     if not str(probed["error"]).startswith("RuntimeError: Could not find requested nnunet trainer"):
-        mend = f"{sys.executable} -m pip install --force-reinstall --no-deps nnunetv2-metadcseg"
+        mend = f"{sys.executable} -m pip install --force-reinstall --no-deps {source(OWN_PACKAGE)}"
     return Finding("missing", f"nnU-Net does not find {trainer}: {str(probed['error']).split('. ')[0]}", mend)
 
 

@@ -85,9 +85,10 @@ def add_small_configuration(
 
     A second call with the same settings changes nothing. The file is replaced as a whole or not at all.
 
-    Raises ValueError for an unknown parent, impossible settings, or a name that is taken by other settings.
+    Raises ValueError for a broken plans file, an unknown parent, impossible settings, or a name that is taken by other
+    settings.
     """
-    plans = json.loads(plans_file.read_text())
+    plans = _read_plans(plans_file)
     name = name or f"{parent}_small"
     configuration = small_configuration(plans, parent, features=features, batch_size=batch_size, patch=patch)
     existing = plans["configurations"].get(name)
@@ -101,6 +102,19 @@ def add_small_configuration(
     plans["configurations"][name] = configuration
     _replace_json(plans_file, plans)
     return name
+
+
+def _read_plans(file: Path) -> dict[str, Any]:
+    try:
+        plans = json.loads(file.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is not valid JSON ({error}); run nnUNetv2_plan_experiment again") from error
+    configurations = plans.get("configurations") if isinstance(plans, dict) else None
+    if not isinstance(configurations, dict) or not all(isinstance(c, dict) for c in configurations.values()):
+        raise ValueError(
+            f'{file} has no "configurations", expected a plans file of nnU-Net; run nnUNetv2_plan_experiment again'
+        )
+    return plans
 
 
 def small_configuration(
@@ -123,6 +137,12 @@ def small_configuration(
         raise ValueError(
             f"The configuration {parent!r} has no 'architecture' entry, expected the plans format of nnU-Net >= 2.4; "
             "run nnUNetv2_plan_experiment again"
+        )
+    missing = sorted({"patch_size", "spacing"} - set(planned))
+    if missing:
+        raise ValueError(
+            f"The configuration {parent!r} has no {missing[0]!r}, expected one as nnU-Net plans it; run "
+            "nnUNetv2_plan_experiment again"
         )
     architecture = deepcopy(planned["architecture"])
     network = architecture["arch_kwargs"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -24,12 +25,15 @@ def environment(tmp_path) -> dict[str, str]:
     return variables
 
 
-@pytest.mark.parametrize("version", ["2.8.1", "2.8.2", "2.9", "2.10.0"])
+@pytest.mark.parametrize("version", ["2.8.1", "2.8.2", "2.9", "2.10.0", "2.9+local", "2.8.1rc1", "2.9.dev0"])
 def test_nnunet_version_accepted(version):
     assert doctor.check_nnunet_version(version).status == "ok"
 
 
-@pytest.mark.parametrize(("version", "status"), [("2.8.0", "missing"), ("2.6", "missing"), ("3.0.0", "hint")])
+@pytest.mark.parametrize(
+    ("version", "status"),
+    [("2.8.0", "missing"), ("2.6", "missing"), ("2.8+local", "missing"), ("x", "missing"), ("3.0rc1", "hint")],
+)
 def test_nnunet_version_refused(version, status):
     finding = doctor.check_nnunet_version(version)
     assert finding.status == status and "'nnunetv2>=2.8.1,<3'" in finding.mend
@@ -40,6 +44,14 @@ def test_versions_name_python_and_missing_packages(monkeypatch):
     python, nnunet, missing = doctor.check_versions()
     assert python.text.startswith("python 3.") and nnunet.text.startswith("nnunetv2 ")
     assert missing.status == "missing" and missing.mend.endswith("pip install no-such-package-of-ours")
+
+
+def test_this_package_is_installed_from_its_source(monkeypatch, tmp_path):
+    assert doctor.source("torch") == "torch"
+    assert Path(doctor.source("nnunetv2-metadcseg").strip("'"), "pyproject.toml").is_file()
+    monkeypatch.setattr(doctor, "__file__", str(tmp_path / "site-packages" / "nnunetv2_metadcseg" / "doctor.py"))
+    broken = doctor.check_trainer("T", {"error": "ModuleNotFoundError: No module named 'nnunetv2_metadcseg'"})
+    assert broken.mend.endswith("--no-deps '<folder of the source>'")
 
 
 def test_paths_present(environment):

@@ -219,6 +219,20 @@ def test_bad_input(plans_file, capsys, options, message):
     assert plans_file.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{", "is not valid JSON"), ("{}", 'no "configurations"'), ("[]", 'no "configurations"')]
+    + [('{"configurations": {"2d": []}}', 'no "configurations"')]
+    + [('{"configurations": {"2d": {"architecture": {}}}}', "has no 'patch_size'")],
+)
+def test_broken_plans_file(plans_file, capsys, content, message):
+    plans_file.write_text(content)
+    assert cli.main(["small-config", "-d", "504", "-c", "2d"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and message in error
+    assert str(plans_file) in error or "'2d'" in error
+
+
 def test_old_plans_format(plans):
     del plans["configurations"]["2d"]["architecture"]
     with pytest.raises(ValueError, match="no 'architecture' entry"):
