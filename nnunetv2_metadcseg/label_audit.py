@@ -96,7 +96,7 @@ def label_disagreements(
     found = []
     for value in values:
         own = predicted == value
-        # Where another class wins, the best other one is the best of all; elsewhere it takes a look at the others.
+        # Where another class wins, that is the best other one; where this label wins, it is the second best.
         rival = best.copy()
         others = (p[own] for head, p in enumerate(probabilities) if head != value)
         rival[own] = reduce(np.maximum, others)
