@@ -24,6 +24,7 @@ from nnunetv2_metadcseg.label_audit import (
     error_direction,
     expected_rate,
     joint_disagreement,
+    label_disagreements,
     pooled,
     proposed_label,
     reliability,
@@ -100,14 +101,20 @@ class Audit:
 
 def measure(case: str, prediction: CasePrediction, structures: Sequence[Structure], trusted: bool) -> CaseFinding:
     """Disagreement of every structure of a case."""
-    parts = {
-        s.name: disagreement(np.isin(prediction.given, s.values), prediction.probabilities[s.head], prediction.valid)
-        for s in structures
-    }
+    parts = _parts(prediction, structures)
     spacing = tuple(float(s) for s in prediction.properties["spacing"])
     whole = _whole(prediction, structures, parts)
     shape = prediction.given.shape
     return CaseFinding(case, prediction.out_of_fold, trusted, parts, whole, prediction.belief, shape, spacing)
+
+
+def _parts(prediction: CasePrediction, structures: Sequence[Structure]) -> dict[str, Disagreement]:
+    given, probabilities, valid = prediction.given, prediction.probabilities, prediction.valid
+    if len(probabilities) == len(structures):  # no background among the heads: regions
+        return {s.name: disagreement(np.isin(given, s.values), probabilities[s.head], valid) for s in structures}
+    values = [s.head for s in structures]  # the head of a label is its value
+    found = label_disagreements(given, prediction.predicted, probabilities, values, valid)
+    return {s.name: part for s, part in zip(structures, found, strict=True)}
 
 
 def _whole(prediction: CasePrediction, structures: Sequence[Structure], parts: dict[str, Disagreement]) -> Disagreement:

@@ -12,7 +12,7 @@ import pytest
 from scipy.special import expit, logit
 
 from nnunetv2_metadcseg.label_audit_predict import AuditError, CasePrediction, Structure, TrainedModel
-from nnunetv2_metadcseg.label_audit_run import probability_of_given, run_audit, voxel_suspicion
+from nnunetv2_metadcseg.label_audit_run import measure, probability_of_given, run_audit, voxel_suspicion
 
 SHAPE = (6, 20, 20)
 PROPERTIES = {"spacing": (2.0, 1.0, 1.0)}
@@ -196,3 +196,12 @@ def test_a_prediction_that_leans_as_the_labels_do_is_calibrated_on_the_trusted_c
     assert (np.load(tmp_path / "out" / "proposed" / "large.npy") <= square(5, 15)).all()
     assert audit.about["offsets"]["organ"] == pytest.approx([np.log(0.25 / 0.75)], abs=0.01)
     assert any("organ were mostly larger" in note for note in audit.about["notes"])
+
+
+def test_numbers_per_label_agree_with_those_of_the_case():
+    """Three classes, none above 1/2: given and most probable label agree, so no label differs either."""
+    p = np.array([[0.25, 0.25, 0.4], [0.45, 0.3, 0.35], [0.3, 0.45, 0.25]]).reshape(3, 1, 1, 3)
+    given = p.argmax(0).astype(np.int16)
+    prediction = CasePrediction(given, given, p, np.ones(given.shape, bool), PROPERTIES, True)
+    found = measure("case", prediction, [Structure("one", (1,), 1), Structure("two", (2,), 2)], trusted=False)
+    assert found.rate == found.parts["one"].rate == found.parts["two"].rate == 0
