@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
         components=components,
         seed=args.seed,
         trusted=tuple(args.trusted_cases) if args.trusted_cases else args.trusted,
-        test=_count_or_names(args.test_cases),
+        test=_count_or_names(args.test_cases, dataset.cases),
         allow_empty=args.allow_empty,
         **numbers,
     )
@@ -147,6 +147,7 @@ def corrupt(dataset: RawDataset, folder: Path, request: Request, processes: int 
     check_request(request)
     check_components(request.components, dataset.labels.foreground)
     plan = make_plan(dataset, request)
+    check_names_are_free(dataset, plan.test)
     with written_whole(folder) as temporary:
         labels = temporary / "labelsTr"
         labels.mkdir()
@@ -370,21 +371,39 @@ def write_dataset_json(
 
 
 def copy_test_cases(dataset: RawDataset, temporary: Path, held_out: Sequence[str]) -> None:
-    """imagesTs and labelsTs of the source plus the cases held out here, as hard links where possible."""
-    for part in ("imagesTs", "labelsTs"):
+    """imagesTs and labelsTs of the source plus the cases held out here.
+
+    Images are hard links where possible, labels are copies: people correct labels, and the source must not change then.
+    """
+    for part, put in (("imagesTs", link_or_copy), ("labelsTs", shutil.copyfile)):
         source = dataset.folder / part
         if source.is_dir():
             (temporary / part).mkdir()
             for path in sorted(source.iterdir()):
                 if path.is_file():
-                    link_or_copy(path, temporary / part / path.name)
+                    put(path, temporary / part / path.name)
     for name in held_out:
         case = dataset.cases[name]
         (temporary / "imagesTs").mkdir(exist_ok=True)
         (temporary / "labelsTs").mkdir(exist_ok=True)
         for channel, image in enumerate(case.images):
             link_or_copy(image, temporary / "imagesTs" / f"{name}_{channel:04d}{dataset.file_ending}")
-        link_or_copy(case.label, temporary / "labelsTs" / f"{name}{dataset.file_ending}")
+        shutil.copyfile(case.label, temporary / "labelsTs" / f"{name}{dataset.file_ending}")
+
+
+def check_names_are_free(dataset: RawDataset, held_out: Sequence[str]) -> None:
+    """Raises NoiseToolsError where the source has a test case of the name of a case held out.
+
+    Test and training cases are often numbered alike; both would have one file name among the test cases.
+    """
+    ending = dataset.file_ending
+    for name in held_out:
+        taken = [dataset.folder / "labelsTs" / f"{name}{ending}", dataset.folder / "imagesTs" / f"{name}_0000{ending}"]
+        if any(path.exists() for path in taken):
+            raise NoiseToolsError(
+                f"{dataset.folder.name} has a test case {name} already, so the training case {name} cannot become one; "
+                "choose others with --test-cases, or rename it in the source."
+            )
 
 
 def summary(content: dict[str, Any]) -> str:
@@ -432,7 +451,7 @@ def _row(kind: str, entries: Sequence[dict[str, Any]], shown: Sequence[str]) -> 
     return [*cells, str(sum(_missed(entry) for entry in entries))]
 
 
-def _count_or_names(values: Sequence[str]) -> int | tuple[str, ...]:
-    if len(values) == 1 and values[0].isdigit():
+def _count_or_names(values: Sequence[str], cases: Collection[str] = ()) -> int | tuple[str, ...]:
+    if len(values) == 1 and values[0].isdigit() and values[0] not in cases:
         return int(values[0])
     return tuple(values) if values else 0

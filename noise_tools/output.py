@@ -78,9 +78,15 @@ def written_whole(folder: Path) -> Iterator[Path]:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """A hard link where the file system allows one, else a copy."""
+    """A hard link where the file system allows one, else a copy; never over a file that is there already.
+
+    Raises:
+        FileExistsError: `target` exists. It may be a link to the source's own file, which a copy would overwrite.
+    """
     source = Path(os.path.realpath(source))
     try:
         os.link(source, target)
+    except FileExistsError:
+        raise
     except OSError:
         shutil.copyfile(source, target)

@@ -218,7 +218,8 @@ def write_label_like(source: Path, array: np.ndarray, target: Path, reader_write
         from skimage import io as skimage_io
 
         clean = skimage_io.imread(source)
-        skimage_io.imsave(target, array.reshape(clean.shape).astype(clean.dtype), check_contrast=False)
+        dtype = np.uint8 if clean.dtype == bool else clean.dtype  # of one bit: true would be written as 255
+        skimage_io.imsave(target, array.reshape(clean.shape).astype(dtype), check_contrast=False)
     elif kind == "Tiff3DIO":
         import tifffile
 

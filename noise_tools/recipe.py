@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -138,6 +139,10 @@ def check(components: Sequence[Component], labels: Sequence[int] = range(1, 256)
         for step in component.steps:
             if step.alternatives and step.type != "mixture":
                 raise NoiseToolsError(f"Noise type {step.type!r} takes no alternatives; only 'mixture' does.")
+            if any(inner.type == "mixture" for alternative in step.alternatives for inner in alternative.steps):
+                raise NoiseToolsError("A 'mixture' has a 'mixture' among its alternatives; list them all in one.")
+            if step.alternatives:
+                check(step.alternatives, labels)
             step.build(labels)
 
 
@@ -170,7 +175,7 @@ def load_recipe(path: Path) -> tuple[tuple[Component, ...], dict[str, Any]]:
     import yaml
 
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.load(path.read_text(), _recipe_loader())
     except OSError as error:
         raise NoiseToolsError(
             f"Recipe {path} cannot be read ({error.strerror}); give an existing YAML file."
@@ -185,6 +190,26 @@ def load_recipe(path: Path) -> tuple[tuple[Component, ...], dict[str, Any]]:
             raise NoiseToolsError(f"{path}: {key} is {defaults[key]!r}; give a number.")
         defaults[key] = value if key == "severity" else value[0]
     return from_json(content["components"], str(path)), defaults
+
+
+def _recipe_loader() -> type:
+    """PyYAML's safe loader without numbers to base 60, which would read the range 1:2 as 62."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        yaml_implicit_resolvers = {
+            first: [
+                (tag, _without_colon(pattern) if tag.endswith((":int", ":float")) else pattern)
+                for tag, pattern in found
+            ]
+            for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        }
+
+    return Loader
+
+
+def _without_colon(pattern: re.Pattern) -> re.Pattern:
+    return re.compile(rf"(?!.*:)(?:{pattern.pattern})", pattern.flags)
 
 
 def _component(entry: Any, where: str) -> Component:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from noise_tools import manifest as manifests
 from noise_tools import noise
-from noise_tools.corrupt import copy_test_cases, write_dataset_json, write_label
+from noise_tools.corrupt import check_names_are_free, copy_test_cases, write_dataset_json, write_label
 from noise_tools.errors import NoiseToolsError
 from noise_tools.output import output_folder, written_whole
 from noise_tools.parallel import run_cases
@@ -53,6 +53,7 @@ def replay(dataset: RawDataset, folder: Path, manifest: Path, content: dict[str,
             f"{dataset.name} lacks {len(missing)} cases of {manifest.name} (first: {missing[0]}); the manifest belongs "
             f"to {content['source']}."
         )
+    check_names_are_free(dataset, content["test_cases"])
     with written_whole(folder) as temporary:
         labels = temporary / "labelsTr"
         labels.mkdir()

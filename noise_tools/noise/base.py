@@ -78,6 +78,7 @@ class Noise(ABC):
                     f"Noise type {self.name!r} has no parameter {key!r}; choose from {', '.join(known)} "
                     "(see 'noise_tools list')."
                 )
+            self.settings[key] = value = _as_choice(known[key], value)
             _check_setting(self.name, known[key], value)
 
     @abstractmethod
@@ -151,6 +152,13 @@ class Noise(ABC):
     def sets_strength(self) -> bool:
         """Whether the user gave a range for a strength parameter."""
         return any(parameter.strength and parameter.name in self.settings for parameter in self.parameters)
+
+
+def _as_choice(parameter: Parameter, value: Range | str) -> Range | str:
+    """A number back to text where the parameter is one of several words: an axis may be called 1."""
+    if parameter.choices and not isinstance(value, str) and value[0] == value[1]:
+        return f"{value[0]:g}"
+    return value
 
 
 def _check_setting(noise: str, parameter: Parameter, value: Range | str) -> None:

@@ -144,6 +144,32 @@ def test_held_out_test_cases(raw, asked):
         assert not (folder / "labelsTr" / f"{name}.nii.gz").exists()
 
 
+def test_a_held_out_case_never_replaces_a_test_case_of_the_source(raw, capsys):
+    source = raw / "Dataset003_Balls"
+    name = sorted(path.name for path in (source / "labelsTr").iterdir())[0].removesuffix(".nii.gz")
+    for part, file in (("imagesTs", f"{name}_0000.nii.gz"), ("labelsTs", f"{name}.nii.gz")):
+        (source / part).mkdir(exist_ok=True)
+        (source / part / file).write_bytes(b"precious")
+    before = content_of(source)
+    assert run("-d", 3, "-o", 503, *USUAL, "--test-cases", name) != 0
+    assert f"has a test case {name} already" in capsys.readouterr().err
+    assert content_of(source) == before and not (raw / "Dataset503_BallsNoisy").exists()
+
+
+def test_labels_of_test_cases_can_be_changed_without_changing_the_source(raw):
+    label = raw / "Dataset003_Balls" / "labelsTs" / "there.nii.gz"
+    label.parent.mkdir(exist_ok=True)
+    label.write_bytes(b"clean")
+    assert run("-d", 3, "-o", 503, *USUAL) == 0
+    (raw / "Dataset503_BallsNoisy" / "labelsTs" / "there.nii.gz").write_bytes(b"changed")
+    assert label.read_bytes() == b"clean"
+
+
+def test_a_numeric_name_is_a_case_and_no_count():
+    assert corrupt._count_or_names(["003"], ["001", "002", "003"]) == ("003",)
+    assert corrupt._count_or_names(["3"], ["001", "002", "003"]) == 3
+
+
 def test_test_cases_of_the_source_come_along(raw):
     source = raw / "Dataset003_Balls"
     write(source / "imagesTs" / "test_0000.nii.gz", two_balls())

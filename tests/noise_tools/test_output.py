@@ -58,3 +58,12 @@ def test_link_or_copy_falls_back_to_a_copy(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "link", refuse)
     output.link_or_copy(source, tmp_path / "copy")
     assert (tmp_path / "copy").read_text() == "x" and not (tmp_path / "copy").samefile(source)
+
+
+def test_link_or_copy_never_writes_over_a_file(tmp_path):
+    (tmp_path / "new").write_text("new")
+    (tmp_path / "source").write_text("source")
+    output.link_or_copy(tmp_path / "source", tmp_path / "target")
+    with pytest.raises(FileExistsError):
+        output.link_or_copy(tmp_path / "new", tmp_path / "target")
+    assert (tmp_path / "source").read_text() == "source"

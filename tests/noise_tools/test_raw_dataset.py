@@ -247,3 +247,16 @@ def test_real_labels_stored_as_float(tmp_path, monkeypatch):
         noisy.GetOrigin(),
         noisy.GetDirection(),
     )
+
+
+def test_a_one_bit_picture_keeps_its_values(tmp_path):
+    from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
+    from PIL import Image
+    from skimage import io as skimage_io
+
+    from noise_tools.raw_dataset import write_label_like
+
+    mask = two_balls((24, 20), radius=5) > 0
+    Image.fromarray(mask).convert("1").save(tmp_path / "clean.png")
+    write_label_like(tmp_path / "clean.png", mask.astype(np.uint8)[None], tmp_path / "new.png", NaturalImage2DIO())
+    assert np.array_equal(skimage_io.imread(tmp_path / "new.png"), mask.astype(np.uint8))

@@ -145,3 +145,31 @@ def test_missing_recipe(tmp_path):
 def test_recipes_are_checked(content, says):
     with pytest.raises(NoiseToolsError, match=says):
         recipe.check(recipe.from_json(content))
+
+
+def test_a_range_in_yaml_is_no_number_to_base_60(tmp_path):
+    path = tmp_path / "noise.yaml"
+    path.write_text("components: [{steps: [{type: erosion, settings: {radius: 1:2.5}}]}]\nseverity: 0.5\n")
+    components, defaults = recipe.load_recipe(path)
+    assert components[0].steps[0].settings == {"radius": (1.0, 2.5)} and defaults == {"severity": (0.5, 0.5)}
+
+
+@pytest.mark.parametrize("value", [1, "1", "1.0"])
+def test_an_axis_may_be_a_number(value):
+    content = [{"steps": [{"type": "slice_shift", "settings": {"axis": value}}]}]
+    components = recipe.from_json(content)
+    recipe.check(components)
+    assert components[0].steps[0].build([1]).settings == {"axis": "1"}
+
+
+@pytest.mark.parametrize(
+    ("alternative", "says"),
+    [
+        ({"weight": -3, "steps": ["erosion"]}, "has weight -3.0; give a number above 0"),
+        ({"weight": 0, "steps": ["erosion"]}, "has weight 0.0; give a number above 0"),
+        ({"steps": ["mixture"]}, "a 'mixture' among its alternatives"),
+    ],
+)
+def test_bad_alternatives(alternative, says):
+    with pytest.raises(NoiseToolsError, match=says):
+        recipe.check(recipe.from_json([{"steps": [{"type": "mixture", "alternatives": [alternative]}]}]))
