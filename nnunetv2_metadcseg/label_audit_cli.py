@@ -106,8 +106,9 @@ def declared_cases(preprocessed: Path, dataset: dict) -> list[str]:
 def _audit(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
+    from nnunetv2_metadcseg.label_audit_output import check_output
     from nnunetv2_metadcseg.label_audit_predict import AuditError
-    from nnunetv2_metadcseg.label_audit_run import check_output, run_audit
+    from nnunetv2_metadcseg.label_audit_run import run_audit
 
     if args.worst < 0:
         raise AuditError(f"--worst is {args.worst}, expected at least 0 (a number of cases).")

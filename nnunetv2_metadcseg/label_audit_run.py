@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +31,7 @@ from nnunetv2_metadcseg.label_audit import (
     wrong_probability,
 )
 from nnunetv2_metadcseg.label_audit_calibration import by_structure, calibrate, lean_notes
+from nnunetv2_metadcseg.label_audit_output import MAPS, check_output, written_whole
 from nnunetv2_metadcseg.label_audit_predict import AuditError, CasePrediction, Structure, TrainedModel
 
 CASE_COLUMNS = (
@@ -201,34 +201,15 @@ def run_audit(
     names = model.cases() if cases is None else sorted(cases)
     if not names:
         raise AuditError("There is no case to audit, expected training or validation cases in splits_final.json.")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        audit = _audit_into(temporary, model, names, worst, progress)
-        temporary.chmod(0o755)
-        if out.exists():
-            shutil.rmtree(out)
-        temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return audit
-
-
-def check_output(out: Path, overwrite: bool) -> None:
-    """Raises AuditError unless `out` is new, or an earlier audit that may be replaced."""
-    if not out.exists():
-        return
-    if not overwrite:
-        raise AuditError(f"{out} exists already; choose another folder, or give --overwrite to replace it.")
-    if not (out / "audit.json").is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise AuditError(f"{out} is not the folder of an earlier audit (no audit.json), so it is not replaced.")
+    with written_whole(out) as temporary:
+        return _audit_into(temporary, model, names, worst, progress)
 
 
 def _audit_into(folder: Path, model: TrainedModel, names: Sequence[str], worst: int, progress: Callable) -> Audit:
     from nnunetv2_metadcseg.label_audit_page import write_page
 
     interim = folder / "interim"
-    for name in (interim, *(folder / kind for kind in ("suspicion", "proposed", "given"))):
+    for name in (interim, *(folder / kind for kind in MAPS)):
         name.mkdir()
     model.offsets = calibrate(model, names, progress)
     findings = []

@@ -1,0 +1,81 @@
+"""Where an audit is written: complete or not at all, and never over what a person has put there."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from nnunetv2_metadcseg.label_audit_predict import AuditError
+from nnunetv2_metadcseg.label_audit_trust import TO_CHECK, TO_LOOK_AT, read_answers, read_audit
+
+MAPS = ("suspicion", "proposed", "given")
+TABLES = ("audit.csv", "audit.json", "audit.html")
+MINUTE = 60.0  # an audit's own maps are older than its audit.json; some file systems keep time badly
+
+
+def check_output(out: Path, overwrite: bool) -> None:
+    """Raises AuditError unless `out` is new, or an earlier audit to which nobody has added anything."""
+    if out.resolve() == Path.cwd():
+        raise AuditError(f"{out} is the current directory, expected a folder of the audit's own; choose another.")
+    if not out.exists():
+        return
+    if not overwrite:
+        raise AuditError(f"{out} exists already; choose another folder, or give --overwrite to replace it.")
+    if not out.is_dir():
+        raise AuditError(f"{out} is a file, expected the folder of an earlier audit; choose another folder.")
+    if not any(out.iterdir()):
+        return
+    if not (out / "audit.json").is_file():
+        raise AuditError(f"{out} is not the folder of an earlier audit (no audit.json), so it is not replaced.")
+    file = work_of_a_person(out)
+    if file is not None:
+        raise AuditError(
+            f"{file} is not as the audit wrote it, and --overwrite would delete it; move it away, or choose another "
+            "folder."
+        )
+
+
+def work_of_a_person(out: Path) -> Path | None:
+    """A file of the audit in `out` that a person has added or edited; None if there is none."""
+    if (out / TO_CHECK).is_file() and set(read_answers(out / TO_CHECK).values()) - {TO_LOOK_AT}:
+        return out / TO_CHECK
+    cases = read_audit(out / "audit.json")["cases"]
+    newest = (out / "audit.json").stat().st_mtime + MINUTE
+    for file in sorted(file for file in out.rglob("*") if not file.is_dir()):
+        top, *rest = file.relative_to(out).parts
+        if not rest and top in (*TABLES, TO_CHECK):
+            continue
+        map_of_case = top in MAPS and len(rest) == 1 and any(rest[0].startswith(f"{case}.") for case in cases)
+        if not map_of_case or file.stat().st_mtime > newest:
+            return file
+    return None
+
+
+@contextlib.contextmanager
+def written_whole(out: Path) -> Iterator[Path]:
+    """A temporary folder beside `out` that takes its place when the block ends well, and goes otherwise.
+
+    An earlier audit is deleted only when the new one is in its place.
+    """
+    out = out.resolve()  # of a link, what it points to
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    replaced = temporary.with_name(f"{temporary.name}.replaced")
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if out.exists():
+            out.rename(replaced)
+        try:
+            temporary.rename(out)
+        except BaseException:
+            if replaced.exists():
+                replaced.rename(out)
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if out.exists():  # never the only copy
+            shutil.rmtree(replaced, ignore_errors=True)

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from nnunetv2_metadcseg.label_audit_output import MAPS, TABLES, check_output, written_whole
+from nnunetv2_metadcseg.label_audit_predict import AuditError
+
+
+@pytest.fixture
+def audit(tmp_path: Path) -> Path:
+    out = tmp_path / "audit"
+    for kind in MAPS:
+        (out / kind).mkdir(parents=True)
+        (out / kind / "case_1.nii.gz").write_text(kind)
+    for name in TABLES:
+        (out / name).write_text("old")
+    (out / "audit.json").write_text(json.dumps({"cases": {"case_1": {"rank": 1, "trusted": False}}}))
+    return out
+
+
+def replace(out: Path) -> None:
+    check_output(out, overwrite=True)
+    with written_whole(out) as folder:
+        (folder / "new").write_text("new")
+
+
+def test_an_untouched_audit_is_replaced(audit):
+    (audit / "to_check.json").write_text(json.dumps({"case_1": "to check"}))
+    replace(audit)
+    assert [f.name for f in audit.iterdir()] == ["new"] and [f.name for f in audit.parent.iterdir()] == ["audit"]
+
+
+@pytest.mark.parametrize("answer", ["checked", "skip"])
+def test_answers_are_not_deleted(audit, answer):
+    (audit / "to_check.json").write_text(json.dumps({"case_1": answer}))
+    with pytest.raises(AuditError, match="to_check.json is not as the audit wrote it"):
+        replace(audit)
+
+
+@pytest.mark.parametrize("name", ["proposed/mine.nii.gz", "proposed/case_1_mine.nii.gz", "thesis/a.doc", "notes.txt"])
+def test_files_of_a_person_are_not_deleted(audit, name):
+    (audit / name).parent.mkdir(exist_ok=True)
+    (audit / name).write_text("mine")
+    with pytest.raises(AuditError, match=f"{Path(name).name} is not as the audit wrote it"):
+        replace(audit)
+    assert (audit / name).read_text() == "mine"
+
+
+def test_an_edited_map_is_not_deleted(audit):
+    later = (audit / "audit.json").stat().st_mtime + 600
+    os.utime(audit / "proposed" / "case_1.nii.gz", (later, later))
+    with pytest.raises(AuditError, match="case_1.nii.gz is not as the audit wrote it"):
+        replace(audit)
+
+
+def test_a_link_is_followed(audit):
+    link = audit.with_name("link")
+    link.symlink_to(audit)
+    replace(link)
+    assert link.is_symlink() and (audit / "new").read_text() == "new"
+
+
+def test_a_link_to_nothing_becomes_its_target(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "later")
+    replace(tmp_path / "link")
+    assert (tmp_path / "later" / "new").read_text() == "new"
+
+
+def test_the_current_directory_is_refused(audit, monkeypatch):
+    monkeypatch.chdir(audit)
+    with pytest.raises(AuditError, match="is the current directory"):
+        replace(Path("."))
+
+
+def test_a_failing_rename_brings_the_old_back(audit, monkeypatch):
+    rename = Path.rename
+
+    def fail(path: Path, target: Path) -> Path:
+        if (path / "new").exists():
+            raise OSError("disk gone")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match="disk gone"):
+        replace(audit)
+    assert (audit / "audit.csv").read_text() == "old" and [f.name for f in audit.parent.iterdir()] == ["audit"]
