@@ -136,14 +136,15 @@ def pooled(parts: Sequence[Disagreement]) -> Disagreement:
     return Disagreement(*(sum(getattr(p, name) for p in parts) for name in ("extra", "missing", "size")))
 
 
-def expected_rate(rates: np.ndarray, trusted: np.ndarray) -> float:
+def expected_rate(rates: np.ndarray, trusted: np.ndarray, elsewhere: float = np.inf) -> float:
     """The disagreement rate of right labels, from the rates of all cases of a group.
 
     The mean rate of the trusted cases, or that of the best agreeing cases if it is larger (up to `MAX_OPTIMISM` times:
-    the network was trained on the trusted cases). Without trusted cases the best agreeing cases alone.
+    the network was trained on the trusted cases). Without trusted cases the best agreeing cases alone, up to
+    `MAX_OPTIMISM` times `elsewhere`: all of them may be wrong.
 
     Args:
-        rates: (N,). trusted: (N,) bool.
+        rates: (N,). trusted: (N,) bool. elsewhere: mean rate of trusted cases of another group.
 
     Raises:
         ValueError: no case at all.
@@ -155,6 +156,8 @@ def expected_rate(rates: np.ndarray, trusted: np.ndarray) -> float:
     if trusted.any():
         floor = float(rates[trusted].mean())
         best = min(max(best, floor), MAX_OPTIMISM * floor) if floor > 0 else best
+    elif elsewhere > 0:
+        best = min(best, MAX_OPTIMISM * elsewhere)
     return max(best, 1e-6)
 
 

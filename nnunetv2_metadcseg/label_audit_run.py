@@ -151,12 +151,14 @@ def score(findings: Sequence[CaseFinding]) -> None:
 
     Cases predicted by a network that has seen their label disagree less, so each group has its own expectation.
     """
+    checked = [f for f in findings if f.trusted]
     for group in _groups(findings):
         trusted = np.array([f.trusted for f in group])
-        for finding, ratio in zip(group, _ratios([f.rate for f in group], trusted), strict=True):
+        ratios = _ratios([f.rate for f in group], trusted, [f.rate for f in checked])
+        for finding, ratio in zip(group, ratios, strict=True):
             finding.ratio = ratio
         for name in group[0].parts:
-            own = _ratios([f.parts[name].rate for f in group], trusted)
+            own = _ratios([f.parts[name].rate for f in group], trusted, [f.parts[name].rate for f in checked])
             for finding, ratio in zip(group, own, strict=True):
                 direction = ErrorDirection("none", np.nan, np.nan, np.nan, 0, 0)
                 finding.labels.append(LabelFinding(name, finding.parts[name].rate, reliability(ratio), direction))
@@ -171,9 +173,11 @@ def _groups(findings: Sequence[CaseFinding]) -> Iterable[list[CaseFinding]]:
             yield group
 
 
-def _ratios(rates: Sequence[float], trusted: np.ndarray) -> list[float]:
+def _ratios(rates: Sequence[float], trusted: np.ndarray, checked: Sequence[float]) -> list[float]:
+    """Rates of a group by what is expected of right labels; checked: rates of the trusted cases of all groups."""
+    elsewhere = float(np.mean(checked)) if len(checked) else np.inf
     rates = np.asarray(rates)
-    return (rates / expected_rate(rates, trusted)).tolist()
+    return (rates / expected_rate(rates, trusted, elsewhere)).tolist()
 
 
 # ---- the whole audit ------------------------------------------------------------------------------------------------
@@ -215,6 +219,7 @@ def _audit_into(folder: Path, model: TrainedModel, names: Sequence[str], worst: 
     findings = []
     for case in progress(names):
         prediction = model.predict(case)
+        check_finite(case, prediction)
         findings.append(measure(case, prediction, model.structures, case in model.trusted))
         _keep(interim / f"{case}.npz", prediction, model)
     score(findings)
@@ -227,6 +232,15 @@ def _audit_into(folder: Path, model: TrainedModel, names: Sequence[str], worst: 
     (folder / "audit.json").write_text(json.dumps(as_json(audit, model.file_ending), indent=2) + "\n")
     write_page(audit, folder, model, worst)
     return audit
+
+
+def check_finite(case: str, prediction: CasePrediction) -> None:
+    """Raises AuditError where the network predicts no numbers: nothing could be ranked by them."""
+    if not np.isfinite(prediction.probabilities).all():
+        raise AuditError(
+            f"The network predicts nan or infinite probabilities for {case}, expected numbers; its training has "
+            "diverged, or its checkpoint is broken: train again, or give another checkpoint or fold."
+        )
 
 
 def _keep(file: Path, prediction: CasePrediction, model: TrainedModel) -> None:
@@ -303,6 +317,13 @@ def _notes(model: TrainedModel, findings: Sequence[CaseFinding], learned: bool) 
         notes.append(
             "No trusted case among these: the disagreement of right labels is taken from the fifth of the cases that "
             "agree best."
+        )
+    elif not all(any(f.trusted for f in group) for group in _groups(findings)):
+        lacking = "out of fold" if any(f.trusted and not f.out_of_fold for f in findings) else "in fold"
+        notes.append(
+            f"No trusted case is among those predicted {lacking}, so what is "
+            "expected of right labels there rests on the cases that agree best and is bounded by the trusted cases of "
+            "the others; train and give all folds, and compare ranks within each kind only."
         )
     return notes
 

@@ -103,6 +103,12 @@ def test_expected_rate_without_trusted_cases_is_that_of_the_best():
     assert expected_rate(rates, np.zeros(11, bool)) == pytest.approx(0.3)
 
 
+def test_expected_rate_without_trusted_cases_is_bounded_by_those_of_another_group():
+    rates = np.linspace(0.8, 0.9, 11)
+    assert expected_rate(rates, np.zeros(11, bool), 0.05) == pytest.approx(0.05 * MAX_OPTIMISM)
+    assert expected_rate(rates, np.zeros(11, bool), 5.0) == pytest.approx(0.82)
+
+
 def test_expected_rate_of_nothing_is_an_error():
     with pytest.raises(ValueError, match="No case"):
         expected_rate(np.array([]), np.array([], bool))

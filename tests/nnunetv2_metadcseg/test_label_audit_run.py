@@ -205,3 +205,27 @@ def test_numbers_per_label_agree_with_those_of_the_case():
     prediction = CasePrediction(given, given, p, np.ones(given.shape, bool), PROPERTIES, True)
     found = measure("case", prediction, [Structure("one", (1,), 1), Structure("two", (2,), 2)], trusted=False)
     assert found.rate == found.parts["one"].rate == found.parts["two"].rate == 0
+
+
+def test_a_kind_of_cases_without_trusted_ones_is_said_and_bounded(tmp_path):
+    class Model(
+        FakeModel
+    ):  # all labels out of fold are wrong, and the trusted case is known by heart, but for a little
+        labels = dict.fromkeys(("fine_1", "fine_2", "large"), square(3, 17)) | {"trusted": square(6, 14)}
+        labels["trusted"][2, 5, 5] = 1
+
+    audit = run_audit(Model(tmp_path / "pre"), tmp_path / "out", worst=0)
+    assert all(f.reliability < 0.05 for f in audit.findings if not f.trusted)
+    assert any(note.startswith("No trusted case is among those predicted out of fold") for note in audit.about["notes"])
+
+
+def test_a_diverged_network_is_an_error(tmp_path):
+    class Model(FakeModel):
+        def predict(self, case):
+            prediction = super().predict(case)
+            prediction.probabilities[:] = np.nan
+            return prediction
+
+    with pytest.raises(AuditError, match="predicts nan or infinite probabilities for fine_1"):
+        run_audit(Model(tmp_path / "pre"), tmp_path / "out", worst=0)
+    assert not (tmp_path / "out").exists()
