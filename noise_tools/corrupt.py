@@ -425,6 +425,11 @@ def summary(content: dict[str, Any]) -> str:
         f"{len(content['cases'])} training cases: {len(entries)} corrupted, {len(content['trusted_cases'])} trusted, "
         f"{clean} clean but not trusted; {len(content['test_cases'])} held out as test cases."
     )
+    unchanged = sum(_unchanged(entry) for entry in entries)
+    if unchanged:
+        lines.append(
+            f"{unchanged} of the {len(entries)} corrupted labels are as they were: the noise found nothing to do."
+        )
     missed = sum(_missed(entry) for entry in entries)
     if missed:
         lines.append(
@@ -439,6 +444,10 @@ _TITLES = {"label_dice": "label Dice", "surface_distance": "HD95 in mm", "label_
 
 def _missed(entry: Mapping[str, Any]) -> bool:
     return any(entry[name]["reached"] is False for name in MEASURES)
+
+
+def _unchanged(entry: Mapping[str, Any]) -> bool:
+    return entry["sha256"] == entry["clean_sha256"]  # such labels are copied byte for byte
 
 
 def _row(kind: str, entries: Sequence[dict[str, Any]], shown: Sequence[str]) -> list[str]:

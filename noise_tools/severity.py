@@ -104,7 +104,7 @@ def find_severity(measure: Callable[[float], float], target: float, rising: bool
     low, high = 0.0, 1.0
     best = (1.0, measure(1.0))
     if sign * (best[1] - target) > 0:
-        return Found(*best, reached=abs(best[1] - target) <= REACHED * target)
+        return Found(*best, reached=abs(best[1] - target) <= _tolerance(target, rising))
     for _ in range(_STEPS):
         middle = (low + high) / 2
         value = measure(middle)
@@ -116,4 +116,9 @@ def find_severity(measure: Callable[[float], float], target: float, rising: bool
             low = middle
         else:
             high = middle
-    return Found(*best, reached=abs(best[1] - target) <= REACHED * target)
+    return Found(*best, reached=abs(best[1] - target) <= _tolerance(target, rising))
+
+
+def _tolerance(target: float, rising: bool) -> float:
+    """`REACHED`, or less for a Dice near 1: a label that did not change (Dice 1) has not reached what was asked."""
+    return REACHED * target if rising else min(REACHED * target, (1 - target) / 2)

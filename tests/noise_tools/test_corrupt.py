@@ -200,6 +200,12 @@ def test_an_unreachable_target_is_reported_not_hidden(raw, capsys):
     assert "8 corrupted labels could not be brought to the asked value" in capsys.readouterr().out
 
 
+def test_an_unchanged_label_is_said_and_has_not_reached_its_target(raw, capsys):
+    run("-d", 3, "-o", 503, "--noise", "omission", "--param", "omission.rate=0", "--label-dice", 0.96, "--trusted", 2)
+    out = capsys.readouterr().out
+    assert "8 of the 8 corrupted labels are as they were" in out and "8 corrupted labels could not be brought" in out
+
+
 def test_ranges_of_the_user_without_target(raw):
     run("-d", 3, "-o", 503, "--noise", "erosion", "--param", "erosion.radius=0.5:1.5", "--trusted", 2)
     manifest = manifests.read(raw / "Dataset503_BallsNoisy" / "noise_manifest.json")
