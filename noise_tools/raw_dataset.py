@@ -7,6 +7,7 @@ nnU-Net's writers do not: the pixel type and the header of the clean label file.
 from __future__ import annotations
 
 import contextlib
+import gzip
 import io
 import json
 import os
@@ -158,6 +159,7 @@ def read_label(dataset: RawDataset, case: Case) -> tuple[np.ndarray, tuple[float
 def read_segmentation(reader_writer: Any, path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
     """Integer array and spacing of a segmentation file, read by an nnU-Net reader; a leading axis of one is dropped."""
     try:
+        _check_whole(path)
         with _quiet():
             array, properties = reader_writer.read_seg(str(path))
     except Exception as error:
@@ -172,6 +174,14 @@ def read_segmentation(reader_writer: Any, path: Path) -> tuple[np.ndarray, tuple
         raise NoiseToolsError(f"{path} holds values that are no whole numbers; expected a label map.")
     small = whole.size == 0 or (whole.min() >= -32768 and whole.max() <= 32767)
     return whole.astype(np.int16 if small else np.int32), spacing
+
+
+def _check_whole(path: Path) -> None:
+    """Raises EOFError or OSError for a gzip file that was cut off: ITK reads zeros where its voxels are missing."""
+    if path.name.lower().endswith(".gz"):
+        with gzip.open(path) as stream:
+            while stream.read(1 << 20):
+                pass
 
 
 def image_shape(path: Path) -> tuple[int, ...] | None:

@@ -249,7 +249,7 @@ def read_pair(first: LabelFolder, second: LabelFolder, case: str) -> tuple[Any, 
     """(label map, spacing) of a case in both folders.
 
     Raises:
-        NoiseToolsError: shape or spacing differ.
+        NoiseToolsError: shape, spacing or the direction of the axes differ. Origins may: many tools write none.
     """
     import numpy as np
 
@@ -265,7 +265,29 @@ def read_pair(first: LabelFolder, second: LabelFolder, case: str) -> tuple[Any, 
         raise NoiseToolsError(
             f"Case {case}: the label has spacing {a[1]} in A but {b[1]} in B; correct the header of the wrong one."
         )
+    directions = [_axis_directions(folder, case) for folder in (first, second)]
+    comparable = None not in directions and len(directions[0]) == len(directions[1])
+    if comparable and not np.allclose(*directions, atol=0.1):
+        raise NoiseToolsError(
+            f"Case {case}: the axes of the label have the directions {directions[0]} in A but {directions[1]} in B, so "
+            "voxels do not correspond; bring one to the orientation of the other (SimpleITK: DICOMOrient, or Resample)."
+        )
     return a, b
+
+
+def _axis_directions(folder: LabelFolder, case: str) -> tuple[float, ...] | None:
+    """Direction cosines in the header of a label; None where there are none, or a reader turns axes by itself."""
+    import SimpleITK as sitk
+
+    if "Reorient" in (folder.reader or ""):
+        return None
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(folder.cases[case]))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return None  # a picture that ITK does not know; nnU-Net's reader has read it
+    return tuple(round(value, 3) for value in reader.GetDirection())
 
 
 def _check_cases(a: LabelFolder, b: LabelFolder, cases: list[str], skipped: Sequence[str], common: bool) -> None:

@@ -9,7 +9,7 @@ import SimpleITK as sitk
 
 from noise_tools import cli, raw_dataset
 from noise_tools.errors import NoiseToolsError
-from noise_tools.raw_dataset import open_dataset, read_label, write_label_like
+from noise_tools.raw_dataset import open_dataset, read_label, read_segmentation, write_label_like
 from tests.noise_tools.label_files import two_balls, write, write_dataset
 
 ANGLE = np.deg2rad(20)
@@ -254,9 +254,17 @@ def test_a_one_bit_picture_keeps_its_values(tmp_path):
     from PIL import Image
     from skimage import io as skimage_io
 
-    from noise_tools.raw_dataset import write_label_like
-
     mask = two_balls((24, 20), radius=5) > 0
     Image.fromarray(mask).convert("1").save(tmp_path / "clean.png")
     write_label_like(tmp_path / "clean.png", mask.astype(np.uint8)[None], tmp_path / "new.png", NaturalImage2DIO())
     assert np.array_equal(skimage_io.imread(tmp_path / "new.png"), mask.astype(np.uint8))
+
+
+def test_a_label_that_was_cut_off_is_refused(tmp_path):
+    from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+
+    label = np.random.default_rng(0).integers(0, 2, (12, 24, 20), dtype=np.uint8)  # compresses badly
+    path = write(tmp_path / "cut.nii.gz", label)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    with pytest.raises(NoiseToolsError, match="Cannot read .*cut.nii.gz .*end-of-stream marker"):
+        read_segmentation(SimpleITKIO(), path)

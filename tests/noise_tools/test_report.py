@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from noise_tools import report
 from noise_tools.errors import NoiseToolsError
@@ -123,6 +124,20 @@ def test_folders_that_cannot_be_compared(raters, tmp_path):
     write(second / "equal.nii.gz", two_balls(), spacing=(3.0, 1.0, 1.0))
     with pytest.raises(NoiseToolsError, match="Case equal: .* spacing"):
         report.compare(*raters)
+
+
+def test_labels_in_another_orientation_are_refused(raters):
+    image = sitk.DICOMOrient(sitk.ReadImage(str(raters[0] / "equal.nii.gz")), "RAS")
+    sitk.WriteImage(image, str(raters[1] / "equal.nii.gz"))
+    with pytest.raises(NoiseToolsError, match="Case equal: the axes of the label have the directions"):
+        report.compare(*raters)
+
+
+def test_another_origin_does_not_matter(raters):
+    image = sitk.ReadImage(str(raters[1] / "equal.nii.gz"))
+    image.SetOrigin((100.0, 0.0, 0.0))
+    sitk.WriteImage(image, str(raters[1] / "equal.nii.gz"))
+    assert "equal" in report.compare(*raters).equal_cases
 
 
 def test_nothing_labelled_anywhere(tmp_path):
