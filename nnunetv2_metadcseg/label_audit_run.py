@@ -219,7 +219,7 @@ def _audit_into(folder: Path, model: TrainedModel, names: Sequence[str], worst: 
     findings = []
     for case in progress(names):
         prediction = model.predict(case)
-        check_finite(case, prediction)
+        check_prediction(case, prediction)
         findings.append(measure(case, prediction, model.structures, case in model.trusted))
         _keep(interim / f"{case}.npz", prediction, model)
     score(findings)
@@ -234,8 +234,13 @@ def _audit_into(folder: Path, model: TrainedModel, names: Sequence[str], worst: 
     return audit
 
 
-def check_finite(case: str, prediction: CasePrediction) -> None:
-    """Raises AuditError where the network predicts no numbers: nothing could be ranked by them."""
+def check_prediction(case: str, prediction: CasePrediction) -> None:
+    """Raises AuditError where prediction and label cannot be compared: no numbers, or another grid."""
+    if prediction.given.shape != prediction.probabilities.shape[1:]:
+        raise AuditError(
+            f"The label of {case} has the shape {prediction.given.shape}, expected that of its image, "
+            f"{prediction.probabilities.shape[1:]}; correct one of them and run nnUNetv2_preprocess."
+        )
     if not np.isfinite(prediction.probabilities).all():
         raise AuditError(
             f"The network predicts nan or infinite probabilities for {case}, expected numbers; its training has "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -229,3 +230,14 @@ def test_a_diverged_network_is_an_error(tmp_path):
     with pytest.raises(AuditError, match="predicts nan or infinite probabilities for fine_1"):
         run_audit(Model(tmp_path / "pre"), tmp_path / "out", worst=0)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_label_of_another_shape_names_its_case(tmp_path):
+    class Model(FakeModel):
+        labels = FakeModel.labels | {"fine_2": square(6, 14)[:, :, :-1]}
+
+        def predict(self, case):
+            return replace(super().predict("fine_1"), given=self.labels[case], out_of_fold=case != "trusted")
+
+    with pytest.raises(AuditError, match="The label of fine_2 has the shape"):
+        run_audit(Model(tmp_path / "pre"), tmp_path / "out", worst=0)
