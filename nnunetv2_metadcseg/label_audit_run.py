@@ -205,6 +205,12 @@ def run_audit(
     names = model.cases() if cases is None else sorted(cases)
     if not names:
         raise AuditError("There is no case to audit, expected training or validation cases in splits_final.json.")
+    missing = [case for case in names if not model.given_file(case).is_file()]
+    if missing:  # said now, not after hours of predicting the others
+        raise AuditError(
+            f"{len(missing)} of {len(names)} cases have no label in {model.given_file(missing[0]).parent} (first: "
+            f"{missing[0]}); run nnUNetv2_preprocess, which copies the labels there."
+        )
     with written_whole(out) as temporary:
         return _audit_into(temporary, model, names, worst, progress)
 

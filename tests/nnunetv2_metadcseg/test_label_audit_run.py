@@ -241,3 +241,11 @@ def test_a_label_of_another_shape_names_its_case(tmp_path):
 
     with pytest.raises(AuditError, match="The label of fine_2 has the shape"):
         run_audit(Model(tmp_path / "pre"), tmp_path / "out", worst=0)
+
+
+def test_a_missing_label_is_said_before_any_prediction(tmp_path, monkeypatch):
+    model = FakeModel(tmp_path / "pre")
+    model.given_file("large").unlink()
+    monkeypatch.setattr(FakeModel, "predict", lambda *_: pytest.fail("predicted"))
+    with pytest.raises(AuditError, match=r"1 of 4 cases have no label in .*\(first: large\)"):
+        run_audit(model, tmp_path / "out", worst=0)
