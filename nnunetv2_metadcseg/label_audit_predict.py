@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnunetv2_metadcseg import __version__
-from nnunetv2_metadcseg.trusted_cases import FILE_NAME, TrustedCasesError, read_trusted_cases, trusted_in_training
+from nnunetv2_metadcseg.trusted_cases import (
+    FILE_NAME,
+    TrustedCasesError,
+    check_known,
+    read_trusted_cases,
+    trusted_in_training,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -157,7 +163,9 @@ class TrainedModel:
         """Declared trusted cases; none is fine here, but a broken list is an error."""
         declared = (self.preprocessed / FILE_NAME).is_file() or self.dataset_json.get("trusted_cases")
         try:
-            return read_trusted_cases(self.preprocessed, self.dataset_json) if declared else []
+            trusted = read_trusted_cases(self.preprocessed, self.dataset_json) if declared else []
+            check_known(trusted, self.dataset.identifiers)
+            return trusted
         except TrustedCasesError as error:
             raise AuditError(str(error)) from error
 

@@ -57,13 +57,7 @@ def trusted_training_cases(declared: Sequence[str], training: Sequence[str], kno
     Raises:
         TrustedCasesError: unknown identifiers; none in this fold's training split; or nothing but trusted cases.
     """
-    unknown = sorted(set(declared) - set(known))
-    if unknown:
-        raise TrustedCasesError(
-            f"Trusted cases {', '.join(unknown[:5])}{' ...' if len(unknown) > 5 else ''} are not among the "
-            f"{len(known)} preprocessed cases (for instance {', '.join(sorted(known)[:3])}); correct the identifiers "
-            "(no file ending)."
-        )
+    check_known(declared, known)
     here = sorted(set(declared) & set(training))
     if not here:
         raise TrustedCasesError(
@@ -76,6 +70,17 @@ def trusted_training_cases(declared: Sequence[str], training: Sequence[str], kno
             "train stock nnUNetTrainer, or declare fewer trusted cases."
         )
     return here
+
+
+def check_known(declared: Sequence[str], known: Sequence[str]) -> None:
+    """Raises TrustedCasesError where a declared trusted case is none of the `known` preprocessed cases."""
+    unknown = sorted(set(declared) - set(known))
+    if unknown:
+        raise TrustedCasesError(
+            f"Trusted cases {', '.join(unknown[:5])}{' ...' if len(unknown) > 5 else ''} are not among the "
+            f"{len(known)} preprocessed cases (for instance {', '.join(sorted(known)[:3])}); correct the identifiers "
+            "(no file ending)."
+        )
 
 
 def trusted_in_training(ours: dict, declared: Sequence[str]) -> list[str]:

@@ -139,10 +139,13 @@ def test_trusted_cases_may_be_absent_but_not_broken(tmp_path):
     def model(dataset: dict) -> TrainedModel:
         made = TrainedModel.__new__(TrainedModel)
         made.preprocessed, made.dataset_json = tmp_path, dataset
+        made.dataset = SimpleNamespace(identifiers=["a", "b", "c"])
         return made
 
     assert model({"trusted_cases": ["b", "a"]}).trusted == ["a", "b"]
     assert model({}).trusted == []
+    with pytest.raises(AuditError, match="Trusted cases b.nii.gz are not among the 3 preprocessed cases"):
+        _ = model({"trusted_cases": ["b.nii.gz", "a"]}).trusted
     (tmp_path / "trusted_cases.json").write_text("[1]")
     with pytest.raises(AuditError, match="list of case identifiers"):
         _ = model({}).trusted
