@@ -184,6 +184,16 @@ def _check_whole(path: Path) -> None:
                 pass
 
 
+def read_header(path: Path) -> Any:
+    """SimpleITK's reader of a file whose header, but not its voxels, was read; RuntimeError if ITK cannot."""
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    return reader
+
+
 def image_shape(path: Path) -> tuple[int, ...] | None:
     """Shape (z, y, x) or (y, x) of an image from its header, or None for a format whose header is not understood."""
     suffix = path.suffix.lower()
@@ -199,12 +209,7 @@ def image_shape(path: Path) -> tuple[int, ...] | None:
             with tifffile.TiffFile(path) as file:
                 series = file.series[0]
                 return tuple(n for n, axis in zip(series.shape, series.axes, strict=True) if axis != "S")
-        import SimpleITK as sitk
-
-        reader = sitk.ImageFileReader()
-        reader.SetFileName(str(path))
-        reader.ReadImageInformation()
-        return tuple(reader.GetSize()[:3])[::-1]
+        return tuple(read_header(path).GetSize()[:3])[::-1]
     except (OSError, RuntimeError) as error:
         if not path.is_file():
             raise NoiseToolsError(f"Image {path} does not exist; restore it or drop the case.") from error

@@ -277,17 +277,15 @@ def read_pair(first: LabelFolder, second: LabelFolder, case: str) -> tuple[Any, 
 
 def _axis_directions(folder: LabelFolder, case: str) -> tuple[float, ...] | None:
     """Direction cosines in the header of a label; None where there are none, or a reader turns axes by itself."""
-    import SimpleITK as sitk
+    from noise_tools.raw_dataset import read_header
 
     if "Reorient" in (folder.reader or ""):
         return None
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(folder.cases[case]))
     try:
-        reader.ReadImageInformation()
+        header = read_header(folder.cases[case])
     except RuntimeError:
         return None  # a picture that ITK does not know; nnU-Net's reader has read it
-    return tuple(round(value, 3) for value in reader.GetDirection())
+    return tuple(round(value, 3) for value in header.GetDirection())
 
 
 def _check_cases(a: LabelFolder, b: LabelFolder, cases: list[str], skipped: Sequence[str], common: bool) -> None:

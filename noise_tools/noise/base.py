@@ -106,14 +106,20 @@ class Noise(ABC):
     def apply(cls, label: np.ndarray, spacing: Sequence[float], params: Params) -> np.ndarray:
         """A noisy copy of `label`, same shape and dtype; values other than 0 and `params['labels']` stay."""
         noisy = label.copy()
-        box = cls._box(label, spacing, params)
-        if box is None:
+        changed = cls._on_crop(label, spacing, params)
+        if changed is None:
             return noisy
+        box, result = changed
         crop = label[box]
-        result = cls._apply(crop, spacing, params).astype(label.dtype, copy=False)
         frozen = ~np.isin(crop, [0, *params["labels"]])
-        noisy[box] = np.where(frozen, crop, result)
+        noisy[box] = np.where(frozen, crop, result.astype(label.dtype, copy=False))
         return noisy
+
+    @classmethod
+    def _on_crop(cls, label: np.ndarray, spacing: Sequence[float], params: Params) -> tuple[Box, np.ndarray] | None:
+        """The crop that the noise needs and what it makes of it; None where there is nothing to do."""
+        box = cls._box(label, spacing, params)
+        return None if box is None else (box, cls._apply(label[box], spacing, params))
 
     @classmethod
     def _box(cls, label: np.ndarray, spacing: Sequence[float], params: Params) -> Box | None:

@@ -49,27 +49,23 @@ class Markov(Noise):
 
     @classmethod
     def _margin(cls, spacing: Sequence[float], params: Params) -> float:
-        """Where the walk usually ends; `apply` looks further where it did not."""
+        """Where the walk usually ends; `_on_crop` looks further where it did not."""
         walk = params["steps"] * params["theta1"] * params["theta2"]
         return (walk + 4 * np.sqrt(walk)) * min(spacing) + 2 * max(spacing) + 2 * params["smoothing"]
 
     @classmethod
-    def apply(cls, label: np.ndarray, spacing: Sequence[float], params: Params) -> np.ndarray:
-        """As in the base class; the crop grows until it holds the walk: how far a rough front gets is not known."""
+    def _on_crop(cls, label: np.ndarray, spacing: Sequence[float], params: Params) -> tuple[Box, np.ndarray] | None:
+        """The crop grows until it holds the walk: how far a rough front gets is not known before."""
         tight = bounding_box(np.isin(label, params["labels"]))
         if tight is None or params["steps"] <= 0:
-            return label.copy()
+            return None
         margin, spare = cls._margin(spacing, params), max(spacing) + 2 * params["smoothing"]
         while True:
             box = grow_box(tight, label.shape, spacing, margin)
             walked = cls._apply(label[box], spacing, params)
             if not _leaves(walked, box, grow_box(tight, label.shape, spacing, margin - spare), params["labels"]):
-                break
+                return box, _finish(walked, spacing, params)
             margin *= 2
-        frozen = ~np.isin(label[box], [0, *params["labels"]])
-        noisy = label.copy()
-        noisy[box] = np.where(frozen, label[box], _finish(walked, spacing, params))
-        return noisy
 
     @classmethod
     def _apply(cls, label: np.ndarray, spacing: Sequence[float], params: Params) -> np.ndarray:
