@@ -7,6 +7,7 @@ find the right ones too small. The networks of different folds differ, so each h
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,19 +21,21 @@ MOST_TRUSTED = 20  # cases that are looked at
 NOTED_SIZE = 0.1  # relative difference between predicted and labelled volume that is worth a note
 
 
-class Offsets(dict["Fold", np.ndarray]):
-    """Offsets (K,) per fold, empty where the trusted cases are too few to tell.
+@dataclass(frozen=True)
+class Calibration:
+    """What the trusted cases say of the networks; empty where they are too few to tell.
 
     Attributes:
-        leans: mean leans (K,) of the trusted cases per fold, without the offsets.
+        offsets: (K,) per fold. leans: mean leans (K,) of the trusted cases per fold, without the offsets.
     """
 
-    def __init__(self, samples: dict[Fold, list[CaseSample]], regions: bool) -> None:
-        super().__init__({fold: fit_offsets(cases, regions) for fold, cases in samples.items()})
-        self.leans = {fold: mean_leans(cases, regions) for fold, cases in samples.items()}
+    offsets: dict[Fold, np.ndarray] = field(default_factory=dict)
+    leans: dict[Fold, np.ndarray] = field(default_factory=dict)
 
 
-def calibrate(model: TrainedModel, names: Sequence[str], progress: Callable[[Iterable], Iterable] = iter) -> Offsets:
+def calibrate(
+    model: TrainedModel, names: Sequence[str], progress: Callable[[Iterable], Iterable] = iter
+) -> Calibration:
     """Offsets per fold and head from (some of) the trusted cases among `names`; none where they are too few to tell.
 
     Raises:
@@ -40,7 +43,7 @@ def calibrate(model: TrainedModel, names: Sequence[str], progress: Callable[[Ite
     """
     trusted = [case for case in names if case in model.trusted]
     if len(trusted) < 2:
-        return Offsets({}, False)
+        return Calibration()
     regions = model.label_manager.has_regions
     samples: dict[Fold, list[CaseSample]] = {fold: [] for fold in model.folds}
     for case in progress(spread_evenly(trusted, MOST_TRUSTED)):
@@ -50,7 +53,10 @@ def calibrate(model: TrainedModel, names: Sequence[str], progress: Callable[[Ite
                 samples[fold].append(case_sample(prediction, model.structures, regions))
             except ValueError as error:
                 raise ValueError(f"Case {case}: {error}") from error
-    return Offsets(samples, regions)
+    return Calibration(
+        {fold: fit_offsets(cases, regions) for fold, cases in samples.items()},
+        {fold: mean_leans(cases, regions) for fold, cases in samples.items()},
+    )
 
 
 def case_sample(prediction: CasePrediction, structures: Sequence[Structure], regions: bool) -> CaseSample:
@@ -63,19 +69,20 @@ def case_sample(prediction: CasePrediction, structures: Sequence[Structure], reg
     return sample(prediction.probabilities, masks, prediction.valid, regions)
 
 
-class StructureOffsets(dict[str, list[float]]):
-    """The offsets of the structures that have any, a number per fold.
+def by_structure(calibration: Calibration, structures: Sequence[Structure]) -> dict[str, list[float]]:
+    """The offsets of the structures that have any, a number per fold."""
+    found = {s.name: [round(float(own[s.head]), 3) for own in calibration.offsets.values()] for s in structures}
+    return {name: values for name, values in found.items() if any(values)}
 
-    Attributes:
-        sizes: of the same structures, by how much of their labels' volume the predictions of the trusted cases were
-            larger (negative: smaller) before the offsets, mean over folds.
+
+def size_errors(calibration: Calibration, structures: Sequence[Structure]) -> dict[str, float]:
+    """By how much predictions of the trusted cases were larger than their labels (negative: smaller), without offsets.
+
+    A share of the labels' volume, mean over folds, of the structures that have offsets.
     """
-
-    def __init__(self, offsets: Offsets, structures: Sequence[Structure]) -> None:
-        found = {s.name: [round(float(own[s.head]), 3) for own in offsets.values()] for s in structures}
-        super().__init__({name: values for name, values in found.items() if any(values)})
-        heads = {s.name: s.head for s in structures if s.name in self}
-        self.sizes = {name: _relative_size([own[k] for own in offsets.leans.values()]) for name, k in heads.items()}
+    moved = by_structure(calibration, structures)
+    leans = calibration.leans.values()
+    return {s.name: _relative_size([own[s.head] for own in leans]) for s in structures if s.name in moved}
 
 
 def _relative_size(leans: Sequence[float]) -> float:
@@ -84,19 +91,14 @@ def _relative_size(leans: Sequence[float]) -> float:
     return (2 + lean) / (2 - lean) - 1
 
 
-def by_structure(offsets: Offsets, structures: Sequence[Structure]) -> StructureOffsets:
-    """What the audit tells of the offsets."""
-    return StructureOffsets(offsets, structures)
-
-
-def lean_notes(offsets: StructureOffsets) -> list[str]:
-    """What the calibration says of the labels as a whole.
+def lean_notes(errors: dict[str, float]) -> list[str]:
+    """What the calibration says of the labels as a whole; errors: see `size_errors`.
 
     Offsets alone do not tell: where a network is unsure at the edges, a large one moves the boundary hardly at all.
     """
     notes = []
     for sign, prediction in ((1, "larger"), (-1, "smaller")):
-        sizes = {name: size for name, size in offsets.sizes.items() if sign * size >= NOTED_SIZE}
+        sizes = {name: size for name, size in errors.items() if sign * size >= NOTED_SIZE}
         if sizes:
             percent = ", ".join(f"{100 * abs(size):.0f} %" for size in sizes.values())
             notes.append(

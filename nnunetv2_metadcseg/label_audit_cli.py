@@ -79,11 +79,9 @@ def _confirm(args: argparse.Namespace) -> int:
     ending = dataset["file_ending"]
     known = [f.name.removesuffix(ending) for f in (preprocessed / "gt_segmentations").glob(f"*{ending}")]
     raw = os.environ.get("nnUNet_raw")
-    new, file = confirm(
-        *(args.confirm, preprocessed, declared_cases(preprocessed, dataset), known),
-        raw=Path(raw) / preprocessed.name if raw else None,
-        ending=ending,
-    )
+    raw_folder = Path(raw) / preprocessed.name if raw else None
+    trusted = declared_cases(preprocessed, dataset)
+    new, file = confirm(args.confirm, preprocessed, trusted, known, raw_folder, ending)
     print(f"{file}: {len(new)} cases added ({', '.join(new) or 'all were there'}); train again to use them")
     return 0
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nnunetv2_metadcseg.label_audit_predict import AuditError
-from nnunetv2_metadcseg.label_audit_trust import TO_CHECK, TO_LOOK_AT, read_answers, read_audit
+from nnunetv2_metadcseg.label_audit_trust import TO_CHECK, is_answered, read_audit
 
 MAPS = ("suspicion", "proposed", "given")
 TABLES = ("audit.csv", "audit.json", "audit.html")
@@ -40,7 +40,7 @@ def check_output(out: Path, overwrite: bool) -> None:
 
 def work_of_a_person(out: Path) -> Path | None:
     """A file of the audit in `out` that a person has added or edited; None if there is none."""
-    if (out / TO_CHECK).is_file() and set(read_answers(out / TO_CHECK).values()) - {TO_LOOK_AT}:
+    if is_answered(out / TO_CHECK):
         return out / TO_CHECK
     cases = read_audit(out / "audit.json")["cases"]
     newest = (out / "audit.json").stat().st_mtime + MINUTE

@@ -11,6 +11,7 @@ from urllib.parse import quote
 import numpy as np
 
 from nnunetv2_metadcseg.label_audit import unit
+from nnunetv2_metadcseg.label_audit_output import MAPS
 from nnunetv2_metadcseg.label_audit_pictures import GIVEN_COLOUR, PROPOSED_COLOUR, data_url, draw_case
 
 if TYPE_CHECKING:
@@ -139,8 +140,7 @@ def _length(value: float, unit: str) -> str:
 
 
 def _links(case: str, ending: str) -> str:
-    kinds = ("suspicion", "proposed", "given")
-    return " ".join(f'<a href="{kind}/{quote(case + ending)}">{kind}</a>' for kind in kinds)
+    return " ".join(f'<a href="{kind}/{quote(case + ending)}">{kind}</a>' for kind in MAPS)
 
 
 def _case(finding: CaseFinding, ending: str, picture: str | None) -> str:

@@ -30,7 +30,7 @@ from nnunetv2_metadcseg.label_audit import (
     unit,
     wrong_probability,
 )
-from nnunetv2_metadcseg.label_audit_calibration import by_structure, calibrate, lean_notes
+from nnunetv2_metadcseg.label_audit_calibration import Calibration, by_structure, calibrate, lean_notes, size_errors
 from nnunetv2_metadcseg.label_audit_output import MAPS, check_output, written_whole
 from nnunetv2_metadcseg.label_audit_predict import AuditError, CasePrediction, Structure, TrainedModel
 
@@ -108,9 +108,13 @@ def measure(case: str, prediction: CasePrediction, structures: Sequence[Structur
     return CaseFinding(case, prediction.out_of_fold, trusted, parts, whole, prediction.belief, shape, spacing)
 
 
+def _are_regions(prediction: CasePrediction, structures: Sequence[Structure]) -> bool:
+    return len(prediction.probabilities) == len(structures)  # no background among the heads
+
+
 def _parts(prediction: CasePrediction, structures: Sequence[Structure]) -> dict[str, Disagreement]:
     given, probabilities, valid = prediction.given, prediction.probabilities, prediction.valid
-    if len(probabilities) == len(structures):  # no background among the heads: regions
+    if _are_regions(prediction, structures):
         return {s.name: disagreement(np.isin(given, s.values), probabilities[s.head], valid) for s in structures}
     values = [s.head for s in structures]  # the head of a label is its value
     found = label_disagreements(given, prediction.predicted, probabilities, values, valid)
@@ -118,7 +122,7 @@ def _parts(prediction: CasePrediction, structures: Sequence[Structure]) -> dict[
 
 
 def _whole(prediction: CasePrediction, structures: Sequence[Structure], parts: dict[str, Disagreement]) -> Disagreement:
-    if len(prediction.probabilities) == len(structures):  # no background among the heads: regions
+    if _are_regions(prediction, structures):
         return pooled(list(parts.values()))
     p = probability_of_given(prediction, structures, regions=False)
     confidence = np.where(prediction.valid, prediction.probabilities.max(0) - p, 0)
@@ -221,7 +225,8 @@ def _audit_into(folder: Path, model: TrainedModel, names: Sequence[str], worst: 
     interim = folder / "interim"
     for name in (interim, *(folder / kind for kind in MAPS)):
         name.mkdir()
-    model.offsets = calibrate(model, names, progress)
+    calibration = calibrate(model, names, progress)
+    model.offsets = calibration.offsets
     findings = []
     for case in progress(names):
         prediction = model.predict(case)
@@ -233,7 +238,7 @@ def _audit_into(folder: Path, model: TrainedModel, names: Sequence[str], worst: 
     for finding in progress(findings):
         _write_maps(folder, interim / f"{finding.case}.npz", finding, model)
     shutil.rmtree(interim)
-    audit = Audit(findings, describe(model, findings))
+    audit = Audit(findings, describe(model, findings, calibration))
     write_csv(audit, folder / "audit.csv", model.file_ending)
     (folder / "audit.json").write_text(json.dumps(as_json(audit, model.file_ending), indent=2) + "\n")
     write_page(audit, folder, model, worst)
@@ -292,9 +297,8 @@ def _write_maps(folder: Path, file: Path, finding: CaseFinding, model: TrainedMo
 # ---- what is written ------------------------------------------------------------------------------------------------
 
 
-def describe(model: TrainedModel, findings: Sequence[CaseFinding]) -> dict[str, Any]:
+def describe(model: TrainedModel, findings: Sequence[CaseFinding], calibration: Calibration) -> dict[str, Any]:
     """Provenance, the signals used, and what the reader must know."""
-    offsets = by_structure(model.offsets, model.structures)
     networks = model.networks.values()
     learned = any(network.trainer_record is not None for network in networks)
     signals = ["disagreement of label and prediction, weighed by the prediction's confidence"]
@@ -307,8 +311,8 @@ def describe(model: TrainedModel, findings: Sequence[CaseFinding]) -> dict[str, 
         "folds": [str(fold) for fold in model.folds],
         "trainer": next((network.trainer for network in networks if network.trainer), model.folder.name.split("__")[0]),
         "signals": signals,
-        "offsets": offsets,
-        "notes": _notes(model, findings, learned) + lean_notes(offsets),
+        "offsets": by_structure(calibration, model.structures),
+        "notes": _notes(model, findings, learned) + lean_notes(size_errors(calibration, model.structures)),
         "file_ending": model.file_ending,
     }
 
@@ -343,7 +347,7 @@ def rows(audit: Audit, ending: str) -> list[dict[str, Any]]:
     """One row per case (label empty) followed by one per structure."""
     found = []
     for f in audit.findings:
-        files = {f"{kind}_file": f"{kind}/{f.case}{ending}" for kind in ("suspicion", "proposed", "given")}
+        files = {f"{kind}_file": f"{kind}/{f.case}{ending}" for kind in MAPS}
         common = {"rank": f.rank, "case": f.case, "out_of_fold": f.out_of_fold, "trusted": f.trusted} | files
         common["unit"] = unit(f.spacing, f.shape)
         found.append(

@@ -40,7 +40,7 @@ def write_proposal(out: Path, top: int) -> Path:
     """Writes OUT/to_check.json from OUT/audit.json; raises AuditError if there is no audit or an edited proposal."""
     file = out / TO_CHECK
     proposal = propose(read_audit(out / "audit.json"), top)
-    if file.is_file() and set(read_answers(file).values()) - {TO_LOOK_AT}:
+    if is_answered(file):
         raise AuditError(
             f"{file} holds answers of yours already; hand it over with --confirm, or remove it, to get a new proposal."
         )
@@ -74,6 +74,11 @@ def read_answers(file: Path) -> dict[str, str]:
     if wrong:
         raise AuditError(f"{file} says {wrong[0][1]!r} for {wrong[0][0]}, expected one of {list(ANSWERS)}; correct it.")
     return answers
+
+
+def is_answered(file: Path) -> bool:
+    """Whether there is such a file, and a person has answered for some case; raises AuditError as `read_answers`."""
+    return file.is_file() and bool(set(read_answers(file).values()) - {TO_LOOK_AT})
 
 
 def confirmed_cases(answers: dict[str, str], known: Sequence[str], file: Path) -> list[str]:
@@ -145,8 +150,9 @@ def check_preprocessed_labels(cases: Sequence[str], preprocessed: Path, raw: Pat
     Args:
         raw: the data set's folder in nnUNet_raw; labels that are not there are not compared.
     """
+    listed = listed_labels(raw)
     for case in cases:
-        label = raw_label(raw, case, ending)
+        label = raw / listed.get(case, f"labelsTr/{case}{ending}")
         if label.is_file() and not filecmp.cmp(label, preprocessed / "gt_segmentations" / f"{case}{ending}", False):
             raise AuditError(
                 f"The label {label} is not the one that was preprocessed, so training would not see it; run "
@@ -154,15 +160,13 @@ def check_preprocessed_labels(cases: Sequence[str], preprocessed: Path, raw: Pat
             )
 
 
-def raw_label(raw: Path, case: str, ending: str) -> Path:
-    """Where the raw data set has the label: dataset.json may list the files, else they are in labelsTr."""
+def listed_labels(raw: Path) -> dict[str, str]:
+    """{case: label file} as dataset.json of the raw data set lists them; it lists none where all are in labelsTr."""
     file = raw / "dataset.json"
     content = read_json(file, "") if file.is_file() else {}
     listed = content.get("dataset") if isinstance(content, dict) else None
-    entry = listed.get(case) if isinstance(listed, dict) else None
-    return (
-        raw / entry["label"] if isinstance(entry, dict) and "label" in entry else raw / "labelsTr" / f"{case}{ending}"
-    )
+    entries = listed.items() if isinstance(listed, dict) else ()
+    return {case: entry["label"] for case, entry in entries if isinstance(entry, dict) and "label" in entry}
 
 
 def read_json(file: Path, advice: str) -> Any:

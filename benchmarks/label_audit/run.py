@@ -83,7 +83,7 @@ def predict(cell: training.Cell, work: Path) -> Path:
         (folder / "structures.pkl").write_bytes(pickle.dumps(model.structures))
         files = {case: folder / f"{case}.{arm}.pkl" for case in model.cases()}
         missing = {case: file for case, file in files.items() if not file.is_file()}
-        offsets = calibrate(model, list(files)) if missing else {}
+        offsets = calibrate(model, list(files)).offsets if missing else {}
         for case, file in missing.items():
             content = {}
             if arm == "stock":

@@ -7,7 +7,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from nnunetv2_metadcseg.label_audit_calibration import Offsets, by_structure, calibrate, case_sample, lean_notes
+from nnunetv2_metadcseg.label_audit_calibration import (
+    Calibration,
+    by_structure,
+    calibrate,
+    case_sample,
+    lean_notes,
+    size_errors,
+)
 from nnunetv2_metadcseg.label_audit_predict import CasePrediction, Structure
 from tests.nnunetv2_metadcseg.ramps import line, ramp
 
@@ -30,44 +37,43 @@ class TwoFolds:
 
 
 def test_every_fold_has_its_own_offsets():
-    offsets = calibrate(TwoFolds(["a", "b"]), ["a", "b", "doubtful"])
+    offsets = calibrate(TwoFolds(["a", "b"]), ["a", "b", "doubtful"]).offsets
     assert -2 < offsets[0][1] < -1 and 1 < offsets[1][1] < 2  # a voxel is half a logit
 
 
 def test_one_trusted_case_is_not_enough_to_calibrate():
-    assert calibrate(TwoFolds(["a"]), ["a", "b", "doubtful"]) == {}
+    assert calibrate(TwoFolds(["a"]), ["a", "b", "doubtful"]).offsets == {}
 
 
-def offsets_of(leans: dict, offsets: dict) -> Offsets:
-    found = Offsets({}, False)
-    found.update({fold: np.array(own) for fold, own in offsets.items()})
-    found.leans = {fold: np.array(own) for fold, own in leans.items()}
-    return found
+def notes(calibration: Calibration, structures: list[Structure]) -> list[str]:
+    return lean_notes(size_errors(calibration, structures))
 
 
 STRUCTURES = [Structure("liver", (1,), 1), Structure("spleen", (2,), 2)]
 
 
 def test_offsets_by_structure():
-    offsets = offsets_of({0: [0, 0.4, 0.3], 1: [0, 0.4, 0.3]}, {0: [0, -1.5, 0], 1: [0, 0.5, 0]})
-    found = by_structure(offsets, STRUCTURES)
-    assert found == {"liver": [-1.5, 0.5]} and found.sizes == pytest.approx({"liver": 0.5})
-    assert by_structure(Offsets({}, False), STRUCTURES) == {}
+    leans = np.array([0, 0.4, 0.3])
+    found = Calibration({0: np.array([0, -1.5, 0]), 1: np.array([0, 0.5, 0])}, {0: leans, 1: leans})
+    assert by_structure(found, STRUCTURES) == {"liver": [-1.5, 0.5]}
+    assert size_errors(found, STRUCTURES) == pytest.approx({"liver": 0.5})
+    assert by_structure(Calibration(), STRUCTURES) == {}
 
 
 def test_notes_name_the_structures_and_by_how_much():
-    larger, smaller = lean_notes(by_structure(offsets_of({0: [0, 0.4, -0.4]}, {0: [0, -1.2, 0.2]}), STRUCTURES))
+    found = Calibration({0: np.array([0, -1.2, 0.2])}, {0: np.array([0, 0.4, -0.4])})
+    larger, smaller = notes(found, STRUCTURES)
     assert "liver were mostly larger" in larger and "by 50 %" in larger and "undertrained" in larger
     assert "spleen were mostly smaller" in smaller and "by 33 %" in smaller
 
 
 def test_no_note_where_sizes_hardly_differ():
-    offsets = calibrate(TwoFolds(["a", "b"]), ["a", "b", "doubtful"])
+    found = calibrate(TwoFolds(["a", "b"]), ["a", "b", "doubtful"])
     for fold in (0, 1):  # 3 % in volume, although more than a logit
-        one = offsets_of({fold: offsets.leans[fold]}, {fold: offsets[fold]})
-        assert abs(offsets.leans[fold][1]) == pytest.approx(0.03, abs=0.005)
-        assert lean_notes(by_structure(one, TwoFolds.structures)) == []
-    assert lean_notes(by_structure(calibrate(TwoFolds(["a"]), ["a", "b"]), TwoFolds.structures)) == []
+        one = Calibration({fold: found.offsets[fold]}, {fold: found.leans[fold]})
+        assert abs(found.leans[fold][1]) == pytest.approx(0.03, abs=0.005)
+        assert notes(one, TwoFolds.structures) == []
+    assert notes(calibrate(TwoFolds(["a"]), ["a", "b"]), TwoFolds.structures) == []
 
 
 def test_label_of_another_shape_names_the_case():
