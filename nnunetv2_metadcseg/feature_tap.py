@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch._dynamo
 from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
@@ -62,6 +63,17 @@ def with_features(network: nn.Module, data: Tensor) -> tuple[Tensor | list[Tenso
         handle.remove()
 
 
+def tell_hooks_apart() -> None:
+    """Let torch.compile ask which hooks a network has before it reuses what it compiled for another of its kind.
+
+    It does not by default: a tapped network would run the code of one without a tap, or fill the other's tap. What
+    was compiled before is dropped, since it does not ask.
+    """
+    if torch._dynamo.config.skip_nnmodule_hook_guards:
+        torch._dynamo.config.skip_nnmodule_hook_guards = False
+        torch._dynamo.reset()
+
+
 class FeatureTap:
     """Keeps the features (B, C, *S) of the network's last forward pass in training mode.
 
@@ -69,6 +81,7 @@ class FeatureTap:
     """
 
     def __init__(self, network: nn.Module) -> None:
+        tell_hooks_apart()
         self.features: Tensor | None = None
         self._handle = last_segmentation_layer(network).register_forward_pre_hook(self._keep)
 

@@ -108,3 +108,16 @@ def test_unwrap_takes_the_network_out_of_ddp(tmp_path):
 def test_network_without_decoder_says_what_to_use_instead():
     with pytest.raises(TypeError, match="Sequential has none; use plans with a PlainConvUNet or ResidualEncoderUNet"):
         FeatureTap(nn.Sequential(nn.Conv3d(1, 2, 1)))
+
+
+def test_compiled_networks_of_one_kind_keep_their_own_taps(monkeypatch):
+    monkeypatch.setattr(torch._dynamo.config, "skip_nnmodule_hook_guards", True)  # torch's default
+    plain = torch.compile(small_unet().train(), backend="eager")
+    plain(batch())
+    networks = [small_unet().train() for _ in range(2)]
+    taps = [FeatureTap(network) for network in networks]
+    for network, tap in zip(networks, taps, strict=True):
+        torch.compile(network, backend="eager")(batch())
+        tap.pop()
+    plain(batch())
+    assert all(tap.features is None for tap in taps)
