@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+import torch._dynamo
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor
 from torch.func import functional_call
@@ -21,6 +22,9 @@ from nnunetv2_metadcseg.losses import voxel_cross_entropy
 from nnunetv2_metadcseg.step_benchmark import Target, meta_interval
 from nnunetv2_metadcseg.trainer import nnUNetTrainerMetaDCSeg
 from nnunetv2_metadcseg.trusted_trainer import TrustedBatchTrainer, first_output
+
+# torch.compile gives up, silently, on code that it has compiled this often, and the arms' networks share their code.
+COMPILED_NETWORKS = 64
 
 
 class StockChannelsLast(nnUNetTrainer):
@@ -111,6 +115,7 @@ def build(arm: str, target: Target) -> nnUNetTrainer:
 
     It writes to nnUNet_results only; data augmentation runs in this process (nnUNet_n_proc_DA=0).
     """
+    torch._dynamo.config.cache_size_limit = COMPILED_NETWORKS
     plans = json.loads(Path(target.plans_file).read_text())
     if target.configuration not in plans["configurations"]:
         available = ", ".join(plans["configurations"])
