@@ -81,9 +81,11 @@ class CenterDistance:
         """
         # The weights take the features' length, so that no normalised copy of the features is made.
         features, weights = features.float().flatten(2), (weights * valid).flatten(2)
-        per_patch = torch.bmm(weights / length(features), features.transpose(1, 2))
+        # Not bmm: on CUDA it is thought not to divide so long a sum over the processors, as the matrix product does.
+        products = (w @ h.T for w, h in zip(weights / length(features), features, strict=True))
+        total = sum(products, weights.new_zeros(weights.shape[1], features.shape[1]))
         held = weights.amax((0, 2)) >= LEAST_MEMBERSHIP
-        return torch.cat([per_patch.sum(0), weights.sum((0, 2))[:, None]], 1) * held[:, None]
+        return torch.cat([total, weights.sum((0, 2))[:, None]], 1) * held[:, None]
 
     def update(self, sums: Tensor) -> None:
         """Move the centers towards the batch's means; a region with no voxel in the batch keeps its old center."""
