@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -17,11 +19,12 @@ _SELF_DESCRIBED = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a sub-command; exit status 0, 2 for bad input (one sentence on stderr), or 130 when interrupted."""
+    """Runs a sub-command; exit status 0, 2 for bad input (one sentence on stderr), 130 when interrupted, 143 ended."""
     argv = list(sys.argv[1:] if argv is None else argv)
     args = build_parser(argv[0] if argv else "").parse_args(argv)
     from noise_tools.errors import NoiseToolsError
 
+    _clean_up_when_ended()
     try:
         status = import_module(args.module).run(args) or 0
         sys.stdout.flush()  # a closed pipe shows here, not when the interpreter ends
@@ -36,6 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("error: interrupted; nothing was kept.", file=sys.stderr)
         return 130
+
+
+def _clean_up_when_ended() -> None:
+    """Let SIGTERM (of a batch system, say) end the command as an exception, so that nothing half written stays."""
+    if threading.current_thread() is threading.main_thread():  # no other may set it
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 def build_parser(command: str = "") -> argparse.ArgumentParser:
@@ -93,8 +102,9 @@ def _add_corrupt(commands: argparse._SubParsersAction) -> None:
     sub.add_argument(
         "--severity", type=_range, metavar="LOW:HIGH", help="instead: range the severity in [0, 1] is drawn from"
     )
-    sub.add_argument("--trusted", type=int, default=5, metavar="N", help="cases that stay clean, by seed (default 5)")
-    sub.add_argument("--trusted-cases", nargs="+", default=[], metavar="CASE", help="name them instead")
+    clean = sub.add_mutually_exclusive_group()
+    clean.add_argument("--trusted", type=int, default=5, metavar="N", help="cases that stay clean, by seed (default 5)")
+    clean.add_argument("--trusted-cases", nargs="+", default=[], metavar="CASE", help="name them instead")
     sub.add_argument(
         "--test-cases", nargs="+", default=[], metavar="N|CASE", help="hold out clean cases as imagesTs and labelsTs"
     )

@@ -190,7 +190,7 @@ def make_plan(dataset: RawDataset, request: Request) -> Plan:
     generator(request.seed, "plan").shuffle(order)
     test = _pick(order, request.test, "--test-cases", dataset)
     order = [name for name in order if name not in test]
-    if request.trusted == 0 or request.trusted == ():
+    if request.trusted in (0, ()):
         raise NoiseToolsError("--trusted is 0, but training needs a case known to be clean; give 1 or more.")
     trusted = _pick(order, request.trusted, "--trusted", dataset)
     rest = [name for name in order if name not in trusted]
@@ -213,7 +213,9 @@ def _pick(order: Sequence[str], asked: int | Sequence[str], flag: str, dataset: 
         if taken:
             raise NoiseToolsError(f"{flag} names {', '.join(taken)}, a test case; a case is either test or trusted.")
         return tuple(sorted(set(asked)))
-    if not 0 <= asked <= len(order) or (asked == len(order) and flag == "--test-cases"):
+    if asked < 0:
+        raise NoiseToolsError(f"{flag} is {asked}; give a number of cases, 0 or more.")
+    if asked > len(order) or (asked == len(order) and flag == "--test-cases"):
         raise NoiseToolsError(
             f"{flag} is {asked}, but {dataset.name} has {len(order)} cases to choose from; give fewer."
         )
@@ -461,6 +463,6 @@ def _row(kind: str, entries: Sequence[dict[str, Any]], shown: Sequence[str]) -> 
 
 
 def _count_or_names(values: Sequence[str], cases: Collection[str] = ()) -> int | tuple[str, ...]:
-    if len(values) == 1 and values[0].isdigit() and values[0] not in cases:
+    if len(values) == 1 and values[0].removeprefix("-").isdigit() and values[0] not in cases:
         return int(values[0])
     return tuple(values) if values else 0

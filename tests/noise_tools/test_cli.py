@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -40,6 +43,24 @@ def test_noise_recipe_and_preset_exclude_each_other(capsys):
     with pytest.raises(SystemExit):
         cli.main("corrupt -d 3 -o 4 --noise erosion --preset l2b-20".split())
     assert "not allowed with" in capsys.readouterr().err
+
+
+def test_number_and_names_of_trusted_cases_exclude_each_other(capsys):
+    with pytest.raises(SystemExit):
+        cli.main("corrupt -d 3 -o 4 --noise erosion --trusted 2 --trusted-cases a".split())
+    assert "not allowed with" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_sigterm_leaves_nothing_behind(tmp_path, processes):
+    words = f"phantom -o 7 -n 60 --test 0 -np {processes}".split()
+    command = [sys.executable, "-m", "noise_tools.cli", *words]
+    with subprocess.Popen(command, env={**os.environ, "nnUNet_raw": str(tmp_path)}, stderr=subprocess.PIPE) as drawing:
+        while drawing.poll() is None and not list(tmp_path.glob(".noise_tools-*/imagesTr/*")):
+            time.sleep(0.05)
+        drawing.send_signal(signal.SIGTERM)
+        assert drawing.wait(timeout=60) == 143
+    assert not list(tmp_path.iterdir())
 
 
 def test_list_runs(capsys):

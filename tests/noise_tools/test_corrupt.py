@@ -272,12 +272,13 @@ def test_allow_empty(raw):
         ("--trusted 0", "--trusted is 0, but training needs a case known to be clean; give 1 or more."),
         ("--trusted 10", "All 10 training cases are to be trusted, which leaves none to corrupt; lower --trusted."),
         ("--trusted 11", "--trusted is 11, but Dataset003_Balls has 10 cases to choose from; give fewer."),
-        ("--trusted -1", "--trusted is -1, but Dataset003_Balls has 10 cases to choose from"),
         (
             "--trusted-cases nobody",
             "--trusted names nobody, which Dataset003_Balls does not have; its cases are like case_",
         ),
         ("--trusted-cases case_01 --test-cases case_01", "--trusted names case_01, a test case;"),
+        ("--trusted -1", "--trusted is -1; give a number of cases, 0 or more."),
+        ("--test-cases -1", "--test-cases is -1; give a number of cases, 0 or more."),
         ("--test-cases 10", "--test-cases is 10, but Dataset003_Balls has 10 cases to choose from; give fewer."),
         ("--test-cases nobody", "--test-cases names nobody, which Dataset003_Balls does not have"),
         ("--case-fraction 1.2", "--case-fraction is 1.2; give a fraction in [0, 1]."),
@@ -305,7 +306,8 @@ def test_allow_empty(raw):
 )
 def test_bad_input_is_one_sentence_and_leaves_nothing(raw, capsys, words, says):
     before = sorted(path.name for path in raw.iterdir())
-    assert run("-d", 3, "-o", 503, "--noise", "erosion", "--trusted", 2, *words.split()) == 2
+    trusted = () if "--trusted-cases" in words else ("--trusted", 2)
+    assert run("-d", 3, "-o", 503, "--noise", "erosion", *trusted, *words.split()) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ") and says in error
     assert sorted(path.name for path in raw.iterdir()) == before
