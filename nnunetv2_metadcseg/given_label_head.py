@@ -100,6 +100,7 @@ class LabelBias:
     ) -> None:
         self.momentum, self.device, self.collective = momentum, device, collective or Collective()
         self.counts: Tensor | None = None  # (K, 3): too much, too little, size of the label
+        self._sides: tuple[Tensor, Tensor] | None = None  # of which counts, and what they give
 
     @torch.no_grad()
     def update(self, said: Tensor, predicted: Tensor, label: Tensor) -> None:
@@ -126,6 +127,11 @@ class LabelBias:
         """
         if self.counts is None:
             return torch.ones(2, device=self.device)
+        if self._sides is None or self._sides[0] is not self.counts:  # asked for several times a step
+            self._sides = self.counts, self._sides_of_counts()
+        return self._sides[1]
+
+    def _sides_of_counts(self) -> Tensor:
         balance = self.counts[:, 0] - self.counts[:, 1]
         sides = torch.stack([balance.clamp_min(0).sum(), (-balance).clamp_min(0).sum()])
         share = (sides.sum() / self.counts[:, 2].sum().clamp_min(1e-6)).square()
