@@ -69,7 +69,7 @@ def tell_hooks_apart() -> None:
     It does not by default: a tapped network would run the code of one without a tap, or fill the other's tap. What
     was compiled before is dropped, since it does not ask.
     """
-    if torch._dynamo.config.skip_nnmodule_hook_guards:
+    if getattr(torch._dynamo.config, "skip_nnmodule_hook_guards", False):  # a torch without it may ask always
         torch._dynamo.config.skip_nnmodule_hook_guards = False
         torch._dynamo.reset()
 
