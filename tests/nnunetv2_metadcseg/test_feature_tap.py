@@ -110,8 +110,8 @@ def test_network_without_decoder_says_what_to_use_instead():
         FeatureTap(nn.Sequential(nn.Conv3d(1, 2, 1)))
 
 
-def test_compiled_networks_of_one_kind_keep_their_own_taps(monkeypatch):
-    monkeypatch.setattr(torch._dynamo.config, "skip_nnmodule_hook_guards", True)  # torch's default
+@torch._dynamo.config.patch(skip_nnmodule_hook_guards=True)  # torch's default; other tests have made taps
+def test_compiled_networks_of_one_kind_keep_their_own_taps():
     plain = torch.compile(small_unet().train(), backend="eager")
     plain(batch())
     networks = [small_unet().train() for _ in range(2)]
