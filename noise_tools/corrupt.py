@@ -462,7 +462,7 @@ def _row(kind: str, entries: Sequence[dict[str, Any]], shown: Sequence[str]) -> 
     return [*cells, str(sum(_missed(entry) for entry in entries))]
 
 
-def _count_or_names(values: Sequence[str], cases: Collection[str] = ()) -> int | tuple[str, ...]:
+def _count_or_names(values: Sequence[str], cases: Collection[str]) -> int | tuple[str, ...]:
     if len(values) == 1 and values[0].removeprefix("-").isdigit() and values[0] not in cases:
         return int(values[0])
     return tuple(values) if values else 0
