@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,12 +14,13 @@ import numpy as np
 from noise_tools import manifest as manifests
 from noise_tools.errors import NoiseToolsError
 from noise_tools.metrics import label_metrics
-from noise_tools.output import link_or_copy, other_folder, output_folder, written_whole
+from noise_tools.output import copy_new, link_or_copy, other_folder, output_folder, written_whole
 from noise_tools.parallel import run_cases
 from noise_tools.presets import find as find_preset
 from noise_tools.raw_dataset import (
     Case,
     RawDataset,
+    check_files,
     open_dataset,
     raw_root,
     read_label,
@@ -147,7 +147,8 @@ def corrupt(dataset: RawDataset, folder: Path, request: Request, processes: int 
     check_request(request)
     check_components(request.components, dataset.labels.foreground)
     plan = make_plan(dataset, request)
-    check_names_are_free(dataset, plan.test)
+    check_files(dataset)
+    test_files = find_test_files(dataset, plan.test)
     with written_whole(folder) as temporary:
         labels = temporary / "labelsTr"
         labels.mkdir()
@@ -157,7 +158,7 @@ def corrupt(dataset: RawDataset, folder: Path, request: Request, processes: int 
         content = manifests.make(dataset.name, request.as_json(), list(plan.trusted), list(plan.test), entries)
         manifests.write(content, temporary / manifests.FILE_NAME)
         write_dataset_json(dataset, folder, temporary, training, plan.trusted)
-        copy_test_cases(dataset, temporary, plan.test)
+        put_test_files(test_files, temporary)
     return content
 
 
@@ -254,8 +255,11 @@ def corrupt_case(job: Job, identifier: str) -> dict[str, Any]:
 
 def write_label(dataset: RawDataset, case: Case, clean: np.ndarray, noisy: np.ndarray, target: Path) -> None:
     """Writes a label; one that did not change keeps its bytes."""
+    beside = side_file(case.label, dataset.file_ending)
+    if beside is not None:
+        copy_new(beside, target.with_name(f"{case.identifier}.json"))
     if np.array_equal(clean, noisy):
-        shutil.copyfile(case.label, target)
+        copy_new(case.label, target)
     else:
         try:
             write_label_like(case.label, noisy, target, dataset.reader_writer)
@@ -264,9 +268,6 @@ def write_label(dataset: RawDataset, case: Case, clean: np.ndarray, noisy: np.nd
             raise NoiseToolsError(
                 f"Could not write {target.name} ({reason}); nothing was kept, mend this and run again."
             ) from error
-    beside = side_file(case.label, dataset.file_ending)
-    if beside is not None:
-        shutil.copyfile(beside, target.with_name(beside.name))
 
 
 def make_noisy(
@@ -372,40 +373,49 @@ def write_dataset_json(
     (temporary / "dataset.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
-def copy_test_cases(dataset: RawDataset, temporary: Path, held_out: Sequence[str]) -> None:
-    """imagesTs and labelsTs of the source plus the cases held out here.
+def find_test_files(dataset: RawDataset, held_out: Sequence[str]) -> dict[str, Path]:
+    """Every file of imagesTs and labelsTs, by its place in the new data set: those of the source and cases held out.
 
-    Images are hard links where possible, labels are copies: people correct labels, and the source must not change then.
+    Raises:
+        NoiseToolsError: a file of a case held out has the name of one that the source has. Test and training cases are
+            often numbered alike.
     """
-    for part, put in (("imagesTs", link_or_copy), ("labelsTs", shutil.copyfile)):
-        source = dataset.folder / part
-        if source.is_dir():
-            (temporary / part).mkdir()
-            for path in sorted(source.iterdir()):
-                if path.is_file():
-                    put(path, temporary / part / path.name)
+    files = {
+        f"{part}/{path.name}": path
+        for part in ("imagesTs", "labelsTs")
+        if (dataset.folder / part).is_dir()
+        for path in sorted((dataset.folder / part).iterdir())
+        if path.is_file()
+    }
     for name in held_out:
-        case = dataset.cases[name]
-        (temporary / "imagesTs").mkdir(exist_ok=True)
-        (temporary / "labelsTs").mkdir(exist_ok=True)
-        for channel, image in enumerate(case.images):
-            link_or_copy(image, temporary / "imagesTs" / f"{name}_{channel:04d}{dataset.file_ending}")
-        shutil.copyfile(case.label, temporary / "labelsTs" / f"{name}{dataset.file_ending}")
-
-
-def check_names_are_free(dataset: RawDataset, held_out: Sequence[str]) -> None:
-    """Raises NoiseToolsError where the source has a test case of the name of a case held out.
-
-    Test and training cases are often numbered alike; both would have one file name among the test cases.
-    """
-    ending = dataset.file_ending
-    for name in held_out:
-        taken = [dataset.folder / "labelsTs" / f"{name}{ending}", dataset.folder / "imagesTs" / f"{name}_0000{ending}"]
-        if any(path.exists() for path in taken):
+        own = _files_of(dataset, name)
+        if not files.keys().isdisjoint(own):
             raise NoiseToolsError(
                 f"{dataset.folder.name} has a test case {name} already, so the training case {name} cannot become one; "
                 "choose others with --test-cases, or rename it in the source."
             )
+        files |= own
+    return files
+
+
+def _files_of(dataset: RawDataset, name: str) -> dict[str, Path]:
+    """Files of a training case by their place as a test case: all channels, the label, and what lies beside them."""
+    case, ending = dataset.cases[name], dataset.file_ending
+    files = {f"imagesTs/{name}_{channel:04d}{ending}": image for channel, image in enumerate(case.images)}
+    files[f"labelsTs/{name}{ending}"] = case.label
+    beside = {"imagesTs": side_file(case.images[0], f"_0000{ending}"), "labelsTs": side_file(case.label, ending)}
+    return files | {f"{part}/{name}.json": path for part, path in beside.items() if path is not None}
+
+
+def put_test_files(files: Mapping[str, Path], folder: Path) -> None:
+    """Brings files into `folder`, as `find_test_files` says.
+
+    Images are hard links where possible, labels are copies: people correct labels, and the source must not change then.
+    """
+    for place, path in files.items():
+        target = folder / place
+        target.parent.mkdir(exist_ok=True)
+        (link_or_copy if target.parent.name == "imagesTs" else copy_new)(path, target)
 
 
 def summary(content: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -10,6 +11,11 @@ from pathlib import Path
 
 from noise_tools.errors import NoiseToolsError
 from noise_tools.raw_dataset import folders_with_id
+
+# What a file system says that has no hard links, not for this file, or not to there.
+_NO_LINKS = frozenset(
+    {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+)
 
 
 def output_folder(root: Path, dataset_id: int, short_name: str, overwrite: bool, source: Path | None = None) -> Path:
@@ -78,15 +84,20 @@ def written_whole(folder: Path) -> Iterator[Path]:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """A hard link where the file system allows one, else a copy; never over a file that is there already.
+    """A hard link, or a copy where links cannot be made; never over a file that is there already.
 
     Raises:
         FileExistsError: `target` exists. It may be a link to the source's own file, which a copy would overwrite.
     """
-    source = Path(os.path.realpath(source))
     try:
-        os.link(source, target)
-    except FileExistsError:
-        raise
-    except OSError:
-        shutil.copyfile(source, target)
+        os.link(os.path.realpath(source), target)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        copy_new(source, target)
+
+
+def copy_new(source: Path, target: Path) -> None:
+    """A copy of a file's content; FileExistsError if `target` exists."""
+    with open(source, "rb") as old, open(target, "xb") as new:
+        shutil.copyfileobj(old, new, 1 << 20)

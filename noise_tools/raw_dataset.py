@@ -118,6 +118,14 @@ def load_dataset(folder: Path) -> RawDataset:
     return RawDataset(folder, content, cases, declared_labels(content["labels"], path))
 
 
+def check_files(dataset: RawDataset) -> None:
+    """Raises NoiseToolsError if an image, of any channel, or a label of a training case is missing."""
+    for case in dataset.cases.values():
+        for file in (*case.images, case.label):
+            if not file.is_file():
+                raise NoiseToolsError(f"Case {case.identifier}: {file} does not exist; restore it or drop the case.")
+
+
 def declared_labels(labels: Mapping[str, Any], path: Path) -> DeclaredLabels:
     """Reads the `labels` entry of dataset.json (plain values, or lists of values for region-based training)."""
     regions: dict[str, tuple[int, ...]] = {}
@@ -246,10 +254,14 @@ def write_label_like(source: Path, array: np.ndarray, target: Path, reader_write
             reader_writer.write_seg(array if array.ndim == 3 else array[None], str(target), properties)
 
 
-def side_file(label: Path, file_ending: str) -> Path | None:
-    """The .json with the spacing that nnU-Net keeps beside a 3D TIFF label, if there is one."""
-    path = label.with_name(label.name[: -len(file_ending)] + ".json")
-    return path if file_ending.lower() in (".tif", ".tiff") and path.is_file() else None
+def side_file(file: Path, tail: str) -> Path | None:
+    """The .json with the spacing that nnU-Net keeps beside a 3D TIFF, if there is one.
+
+    Args:
+        tail: what it has instead of '.json': the file ending, for an image with the channel number before it.
+    """
+    path = file.with_name(file.name[: -len(tail)] + ".json")
+    return path if tail.lower().endswith((".tif", ".tiff")) and path.is_file() else None
 
 
 def _write_simpleitk(source: Path, array: np.ndarray, target: Path) -> None:
@@ -318,6 +330,11 @@ def _referenced_cases(folder: Path, content: Mapping[str, Any]) -> dict[str, Cas
     def resolve(path: str) -> Path:
         return Path(os.path.normpath(folder / os.path.expandvars(path)))
 
+    for identifier in content["dataset"]:
+        if identifier != Path(identifier).name:
+            raise NoiseToolsError(
+                f"{folder / 'dataset.json'} has a case {identifier!r}; give cases names that can be file names."
+            )
     return {
         identifier: Case(identifier, tuple(resolve(image) for image in entry["images"]), resolve(entry["label"]))
         for identifier, entry in sorted(content["dataset"].items())

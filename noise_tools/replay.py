@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from noise_tools import manifest as manifests
 from noise_tools import noise
-from noise_tools.corrupt import check_names_are_free, copy_test_cases, write_dataset_json, write_label
+from noise_tools.corrupt import find_test_files, put_test_files, write_dataset_json, write_label
 from noise_tools.errors import NoiseToolsError
-from noise_tools.output import output_folder, written_whole
+from noise_tools.output import copy_new, output_folder, written_whole
 from noise_tools.parallel import run_cases
-from noise_tools.raw_dataset import RawDataset, open_dataset, raw_root, read_label
+from noise_tools.raw_dataset import RawDataset, check_files, open_dataset, raw_root, read_label
 
 if TYPE_CHECKING:
     import argparse
@@ -53,16 +52,17 @@ def replay(dataset: RawDataset, folder: Path, manifest: Path, content: dict[str,
             f"{dataset.name} lacks {len(missing)} cases of {manifest.name} (first: {missing[0]}); the manifest belongs "
             f"to {content['source']}."
         )
-    check_names_are_free(dataset, content["test_cases"])
+    check_files(dataset)
+    test_files = find_test_files(dataset, content["test_cases"])
     with written_whole(folder) as temporary:
         labels = temporary / "labelsTr"
         labels.mkdir()
         job = ReplayJob(dataset, content["cases"], labels)
         training = sorted(content["cases"])
         same = sum(run_cases(replay_case, job, training, processes, "Replaying").values())
-        shutil.copyfile(manifest, temporary / manifests.FILE_NAME)
+        copy_new(manifest, temporary / manifests.FILE_NAME)
         write_dataset_json(dataset, folder, temporary, training, content["trusted_cases"])
-        copy_test_cases(dataset, temporary, content["test_cases"])
+        put_test_files(test_files, temporary)
     return same
 
 

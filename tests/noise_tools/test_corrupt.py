@@ -144,16 +144,46 @@ def test_held_out_test_cases(raw, asked):
         assert not (folder / "labelsTr" / f"{name}.nii.gz").exists()
 
 
-def test_a_held_out_case_never_replaces_a_test_case_of_the_source(raw, capsys):
+@pytest.mark.parametrize(
+    "taken", ["imagesTs/case_00_0000.nii.gz", "imagesTs/case_00_0001.nii.gz", "labelsTs/case_00.nii.gz"]
+)
+def test_a_held_out_case_never_replaces_a_test_case_of_the_source(raw, capsys, taken):
     source = raw / "Dataset003_Balls"
-    name = sorted(path.name for path in (source / "labelsTr").iterdir())[0].removesuffix(".nii.gz")
-    for part, file in (("imagesTs", f"{name}_0000.nii.gz"), ("labelsTs", f"{name}.nii.gz")):
-        (source / part).mkdir(exist_ok=True)
-        (source / part / file).write_bytes(b"precious")
+    write(source / "imagesTr" / "case_00_0001.nii.gz", two_balls((14, 30, 24)))
+    (source / taken).parent.mkdir()
+    (source / taken).write_bytes(b"precious")
     before = content_of(source)
-    assert run("-d", 3, "-o", 503, *USUAL, "--test-cases", name) != 0
-    assert f"has a test case {name} already" in capsys.readouterr().err
+    assert run("-d", 3, "-o", 503, *USUAL, "--test-cases", "case_00") == 2
+    assert "has a test case case_00 already" in capsys.readouterr().err
     assert content_of(source) == before and not (raw / "Dataset503_BallsNoisy").exists()
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_images_of_test_cases_are_links_where_there_are_links(raw, monkeypatch, links):
+    def refuse(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr("os.link", refuse)
+    assert run("-d", 3, "-o", 503, *USUAL, "--test-cases", "case_00") == 0
+    ours = raw / "Dataset503_BallsNoisy" / "imagesTs" / "case_00_0000.nii.gz"
+    theirs = raw / "Dataset003_Balls" / "imagesTr" / "case_00_0000.nii.gz"
+    assert ours.samefile(theirs) == links and ours.read_bytes() == theirs.read_bytes()
+
+
+def test_a_missing_channel_is_said_before_anything_is_written(raw, capsys):
+    source = raw / "Dataset003_Balls"
+    images = ["imagesTr/case_00_0000.nii.gz", "imagesTr/case_00_0001.nii.gz"]
+    content = json.loads((source / "dataset.json").read_text())
+    content["dataset"] = {"case_00": {"images": images, "label": "labelsTr/case_00.nii.gz"}} | {
+        name: {"images": [f"imagesTr/{name}_0000.nii.gz"], "label": f"labelsTr/{name}.nii.gz"}
+        for name in ("case_01", "case_02")
+    }
+    (source / "dataset.json").write_text(json.dumps(content))
+    assert run("-d", 3, "-o", 503, "--noise", "erosion", "--trusted", 1) == 2
+    assert "Case case_00: " in (error := capsys.readouterr().err)
+    assert "case_00_0001.nii.gz does not exist; restore it or drop the case" in error
+    assert "Corrupting" not in error and len(list(raw.iterdir())) == 1
 
 
 def test_labels_of_test_cases_can_be_changed_without_changing_the_source(raw):

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import errno
+import os
+
 import pytest
 
 from noise_tools import output
@@ -44,26 +47,51 @@ def test_a_failing_rename_brings_the_old_back(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [folder] and (folder / "old").read_text() == "old"
 
 
-def test_link_or_copy_falls_back_to_a_copy(tmp_path, monkeypatch):
-    import os
-
-    source = tmp_path / "source"
-    source.write_text("x")
-    output.link_or_copy(source, tmp_path / "link")
-    assert (tmp_path / "link").samefile(source)
+@pytest.fixture
+def no_links(monkeypatch):
+    """A file system that refuses hard links, as exFAT does."""
 
     def refuse(*_):
-        raise OSError("no links here")
+        raise OSError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", refuse)
-    output.link_or_copy(source, tmp_path / "copy")
-    assert (tmp_path / "copy").read_text() == "x" and not (tmp_path / "copy").samefile(source)
 
 
-def test_link_or_copy_never_writes_over_a_file(tmp_path):
+def test_a_hard_link_where_there_are_links(tmp_path):
+    (tmp_path / "source").write_text("x")
+    output.link_or_copy(tmp_path / "source", tmp_path / "link")
+    assert (tmp_path / "link").samefile(tmp_path / "source")
+
+
+def test_a_copy_where_there_are_none(tmp_path, no_links):
+    (tmp_path / "source").write_text("x")
+    output.link_or_copy(tmp_path / "source", tmp_path / "copy")
+    assert (tmp_path / "copy").read_text() == "x" and not (tmp_path / "copy").samefile(tmp_path / "source")
+
+
+def test_no_copy_where_something_else_is_wrong(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "link", full)
+    (tmp_path / "source").write_text("x")
+    with pytest.raises(OSError, match="No space left"):
+        output.link_or_copy(tmp_path / "source", tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
+def never_writes_over(tmp_path, put):
     (tmp_path / "new").write_text("new")
-    (tmp_path / "source").write_text("source")
-    output.link_or_copy(tmp_path / "source", tmp_path / "target")
+    (tmp_path / "there").write_text("there")
     with pytest.raises(FileExistsError):
-        output.link_or_copy(tmp_path / "new", tmp_path / "target")
-    assert (tmp_path / "source").read_text() == "source"
+        put(tmp_path / "new", tmp_path / "there")
+    assert (tmp_path / "there").read_text() == "there"
+
+
+@pytest.mark.parametrize("put", [output.link_or_copy, output.copy_new])
+def test_never_writes_over_a_file(tmp_path, put):
+    never_writes_over(tmp_path, put)
+
+
+def test_never_writes_over_a_file_where_there_are_no_links(tmp_path, no_links):
+    never_writes_over(tmp_path, output.link_or_copy)

@@ -201,6 +201,28 @@ def test_volume_tiff_spacing_comes_from_its_side_file(raw):
     assert json.loads((raw / "Dataset509_TiffNoisy" / "labelsTr" / "b.json").read_text())["spacing"] == [2.5, 1.0, 0.5]
 
 
+def test_side_files_come_along_with_a_case_held_out(raw):
+    folder = raw / "Dataset009_Tiff"
+    for name in ("a", "b", "c"):
+        save_volume(folder / "imagesTr" / f"{name}_0000.tif", two_balls())
+        save_volume(folder / "labelsTr" / f"{name}.tif", two_balls())
+    declared = {"background": 0, "one": 1, "two": 2}
+    content = {"channel_names": {"0": "x"}, "labels": declared, "numTraining": 3, "file_ending": ".tif"}
+    (folder / "dataset.json").write_text(json.dumps(content))
+    assert cli.main("corrupt -d 9 -o 509 --noise erosion --trusted 1 --test-cases b".split()) == 0
+    for part in ("imagesTs", "labelsTs"):
+        side = raw / "Dataset509_TiffNoisy" / part / "b.json"
+        assert json.loads(side.read_text())["spacing"] == [2.5, 1.0, 0.5]
+
+
+@pytest.mark.parametrize("name", ["../evil", "a/b"])
+def test_a_case_whose_name_leads_elsewhere_is_refused(raw, name):
+    entry = {"images": ["imagesTr/case_00_0000.nii.gz"], "label": "labelsTr/case_00.nii.gz"}
+    change_json(raw / "Dataset003_Balls", dataset={name: entry})
+    with pytest.raises(NoiseToolsError, match=f"dataset.json has a case '{name}'; give cases names that can be file"):
+        open_dataset(3)
+
+
 def test_a_reader_of_another_kind_writes_by_itself(raw):
     change_json(raw / "Dataset003_Balls", overwrite_image_reader_writer="NibabelIOWithReorient")
     dataset = open_dataset(3)
