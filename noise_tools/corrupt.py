@@ -30,7 +30,7 @@ from noise_tools.raw_dataset import (
 )
 from noise_tools.recipe import DEFAULTS, Component, load_recipe, parse_components, spread, with_parameters
 from noise_tools.recipe import check as check_components
-from noise_tools.severity import MEASURES, REACHED, Found, Target, find_severity, measure
+from noise_tools.severity import MEASURES, REACHED, Found, Target, Trial, find_severity, measure
 
 if TYPE_CHECKING:
     import argparse
@@ -288,15 +288,18 @@ def make_noisy(
             steps.append({"type": noise.name, "params": params})
         return current, steps
 
+    def attempt(severity: float) -> Trial:
+        noisy = make(severity)[0]
+        kept = request.allow_empty or np.isin(noisy, declared.foreground).any()
+        changed = not np.array_equal(noisy, label)
+        value = measure(target.measure, label, noisy, regions, spacing)
+        return Trial(value, usable=bool(kept) and (changed or not target.wants_change))
+
     target = request.target
     if target is None:
         found = Found(_draw_severity(request, noises, case.identifier), 0.0, reached=True)
     else:
-        found = find_severity(
-            lambda severity: measure(target.measure, label, make(severity)[0], regions, spacing),
-            target.value,
-            target.rising,
-        )
+        found = find_severity(attempt, target.value, target.rising)
     noisy, steps = make(found.severity)
     if not request.allow_empty and not np.isin(noisy, declared.foreground).any():
         raise NoiseToolsError(
@@ -306,6 +309,7 @@ def make_noisy(
     return noisy, {
         "noise": component.name,
         "severity": found.severity,
+        "changed": not np.array_equal(noisy, label),
         **_achieved(request, found, label, noisy, regions, spacing),
         "regions": region_metrics(label, noisy, spacing, declared.regions),
         "steps": steps,
@@ -437,10 +441,11 @@ def summary(content: dict[str, Any]) -> str:
         f"{len(content['cases'])} training cases: {len(entries)} corrupted, {len(content['trusted_cases'])} trusted, "
         f"{clean} clean but not trusted; {len(content['test_cases'])} held out as test cases."
     )
-    unchanged = sum(_unchanged(entry) for entry in entries)
-    if unchanged:
+    changed = sum(entry["changed"] for entry in entries)
+    if changed < len(entries):
         lines.append(
-            f"{unchanged} of the {len(entries)} corrupted labels are as they were: the noise found nothing to do."
+            f"{changed} of {len(entries)} corrupted labels changed; in the others ('changed' in {manifests.FILE_NAME}) "
+            "the noise found nothing to do: ask for more of it, widen its range with --param, or take another type."
         )
     missed = sum(_missed(entry) for entry in entries)
     if missed:
@@ -456,10 +461,6 @@ _TITLES = {"label_dice": "label Dice", "surface_distance": "HD95 in mm", "label_
 
 def _missed(entry: Mapping[str, Any]) -> bool:
     return any(entry[name]["reached"] is False for name in MEASURES)
-
-
-def _unchanged(entry: Mapping[str, Any]) -> bool:
-    return entry["sha256"] == entry["clean_sha256"]  # such labels are copied byte for byte
 
 
 def _row(kind: str, entries: Sequence[dict[str, Any]], shown: Sequence[str]) -> list[str]:

@@ -187,7 +187,7 @@ def _noisy(
     import numpy as np
 
     from noise_tools.corrupt import generator
-    from noise_tools.severity import find_severity, mean_label_dice
+    from noise_tools.severity import Trial, find_severity, mean_label_dice
 
     regions = list(dataset.labels.regions.values())
     noises = [step.build(dataset.labels.foreground) for step in component.steps]
@@ -199,12 +199,12 @@ def _noisy(
             current = noise.apply(current, spacing, noise.sample(rng, current, spacing, strength))
         return current
 
-    fixed = severity
-    if severity is None:
-        severity = find_severity(lambda s: mean_label_dice(label, make(s), regions), label_dice).severity
-    noisy = make(severity)
-    if fixed is None and np.array_equal(noisy, label):  # nothing is nearer to the target than the clean label
-        noisy = make(1.0)
+    def attempt(strength: float) -> Trial:
+        noisy = make(strength)
+        changed = not np.array_equal(noisy, label)
+        return Trial(mean_label_dice(label, noisy, regions), usable=changed or label_dice == 1)
+
+    noisy = make(find_severity(attempt, label_dice).severity if severity is None else severity)
     return noisy, mean_label_dice(label, noisy, regions)
 
 

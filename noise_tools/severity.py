@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 _STEPS = 16
+_GRID = tuple(step / 16 for step in range(1, 16))
 _CLOSE_ENOUGH = 0.002  # of the target; stop early
 REACHED = 0.05  # relative to the target: how far off a label may be and still count as asked for
 
@@ -92,31 +93,55 @@ class Target:
         """Whether the measure grows with severity."""
         return self.measure != "label_dice"
 
+    @property
+    def wants_change(self) -> bool:
+        """Whether a label that is as it was misses the target."""
+        return self.rising or self.value < 1
 
-def find_severity(measure: Callable[[float], float], target: float, rising: bool = False) -> Found:
-    """Bisects severity in [0, 1] until `measure(severity)` is `target`; the closest value seen wins.
+
+@dataclass(frozen=True)
+class Trial:
+    """What one severity gave: the value of the measure, and whether the label may be the result of a search."""
+
+    value: float
+    usable: bool = True
+
+
+def find_severity(attempt: Callable[[float], Trial], target: float, rising: bool = False) -> Found:
+    """Bisects severity in [0, 1] until `attempt(severity)` gives `target`; the closest usable value seen wins.
+
+    Only if nothing is usable anywhere, the closest of the others is taken.
 
     Args:
-        measure: value of a severity; falls with it (Dice), or rises (surface distance) if `rising`.
+        attempt: value of a severity; falls with it (Dice), or rises (surface distance) if `rising`.
         target: the value asked for. If full strength does not reach it, severity 1 comes back as not reached.
     """
+    seen = _bisect(attempt, target, rising)
+    usable = [(severity, trial) for severity, trial in seen if trial.usable]
+    if not usable:  # bisection takes for granted that more strength does more; look whether less does something
+        usable = [(severity, trial) for severity in _GRID if (trial := attempt(severity)).usable]
+    severity, best = min(reversed(usable or seen), key=lambda one: abs(one[1].value - target))
+    return Found(severity, best.value, reached=abs(best.value - target) <= _tolerance(target, rising))
+
+
+def _bisect(attempt: Callable[[float], Trial], target: float, rising: bool) -> list[tuple[float, Trial]]:
+    """Severities tried, full strength first, with what they gave."""
     sign = -1.0 if rising else 1.0
     low, high = 0.0, 1.0
-    best = (1.0, measure(1.0))
-    if sign * (best[1] - target) > 0:
-        return Found(*best, reached=abs(best[1] - target) <= _tolerance(target, rising))
+    seen = [(high, attempt(high))]
+    if sign * (seen[0][1].value - target) > 0:
+        return seen
     for _ in range(_STEPS):
         middle = (low + high) / 2
-        value = measure(middle)
-        if abs(value - target) <= abs(best[1] - target):
-            best = (middle, value)
-        if abs(value - target) <= _CLOSE_ENOUGH * target:
+        trial = attempt(middle)
+        seen.append((middle, trial))
+        if trial.usable and abs(trial.value - target) <= _CLOSE_ENOUGH * target:
             break
-        if sign * (value - target) > 0:
+        if sign * (trial.value - target) > 0:
             low = middle
         else:
             high = middle
-    return Found(*best, reached=abs(best[1] - target) <= _tolerance(target, rising))
+    return seen
 
 
 def _tolerance(target: float, rising: bool) -> float:

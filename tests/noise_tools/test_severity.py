@@ -43,27 +43,49 @@ def test_surface_distance_is_in_mm_and_infinite_for_a_lost_region():
     assert severity.mean_surface_distance(clean, np.zeros_like(clean), [(1,)], (1.0, 0.5)) == math.inf
 
 
+def search(value, target: float, rising: bool = False, usable=lambda s: True) -> severity.Found:
+    return severity.find_severity(lambda s: severity.Trial(value(s), usable(s)), target, rising)
+
+
 @pytest.mark.parametrize("target", [0.2, 0.55, 0.99])
 def test_search_finds_a_smooth_target(target):
-    found = severity.find_severity(lambda s: 1 - s**2, target)
+    found = search(lambda s: 1 - s**2, target)
     assert found.reached and found.value == pytest.approx(target, rel=0.003)
     assert found.severity == pytest.approx(math.sqrt(1 - target), abs=0.02)
 
 
 def test_search_for_a_rising_measure():
-    found = severity.find_severity(lambda s: 10 * s, 3.0, rising=True)
+    found = search(lambda s: 10 * s, 3.0, rising=True)
     assert found.reached and found.severity == pytest.approx(0.3, abs=0.01)
 
 
 def test_full_strength_that_is_not_enough_is_said():
-    found = severity.find_severity(lambda s: 1 - 0.3 * s, 0.5)
+    found = search(lambda s: 1 - 0.3 * s, 0.5)
     assert found == severity.Found(1.0, pytest.approx(0.7), reached=False)
 
 
 def test_of_coarse_steps_the_closest_is_kept_and_said():
-    found = severity.find_severity(lambda s: 1.0 if s < 0.5 else 0.45 if s < 0.7 else 0.0, 0.6)
+    found = search(lambda s: 1.0 if s < 0.5 else 0.45 if s < 0.7 else 0.0, 0.6)
     assert found.value == 0.45 and not found.reached
 
 
 def test_a_step_within_five_percent_counts_as_reached():
-    assert severity.find_severity(lambda s: 1.0 if s < 0.5 else 0.58, 0.6).reached
+    assert search(lambda s: 1.0 if s < 0.5 else 0.58, 0.6).reached
+
+
+def test_the_search_does_not_stop_at_an_unchanged_label():
+    """Dice 1 is within the search's tolerance of 0.999, and much nearer than what the noise can do."""
+    found = search(lambda s: 1.0 if s < 0.3 else 0.8, 0.999, usable=lambda s: s >= 0.3)
+    assert found.value == 0.8 and not found.reached and found.severity == pytest.approx(0.3, abs=0.001)
+
+
+def test_an_unchanged_full_strength_is_not_the_end():
+    """A turn by half a circle changes nothing on a symmetric structure."""
+    found = search(lambda s: 0.6 if 0.1 < s < 0.9 else 1.0, 0.7, usable=lambda s: 0.1 < s < 0.9)
+    assert found.value == 0.6 and not found.reached
+
+
+def test_where_nothing_is_usable_the_closest_comes_back():
+    assert search(lambda s: 1.0, 0.7, usable=lambda s: False) == severity.Found(1.0, 1.0, reached=False)
+    found = search(lambda s: 1.0 if s < 0.5 else 0.0, 0.7, usable=lambda s: False)
+    assert found.value == 1.0 and not found.reached
