@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable
@@ -12,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from noise_tools.dataset_json import declared_labels, read_dataset_json
 from noise_tools.errors import NoiseToolsError
 from noise_tools.metrics import LabelValue
-from noise_tools.raw_dataset import declared_labels, open_dataset, read_segmentation
+from noise_tools.raw_dataset import label_map, load_segmentation, open_dataset
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".gipl", ".png", ".bmp", ".tif", ".tiff")
 """What nnU-Net's own readers know; looked for where no dataset.json names the ending."""
@@ -66,7 +66,7 @@ def open_label_folder(where: str | Path, images: str | Path | None = None) -> La
     folder = _locate(where)
     # A dataset.json in the parent counts only for that data set's own label folder.
     root = folder.parent if folder.name in ("labelsTr", "labelsTs") else folder
-    content = _read_dataset_json(root / "dataset.json")
+    content = read_dataset_json(root / "dataset.json") if (root / "dataset.json").is_file() else {}
     if (folder / "labelsTr").is_dir():
         folder = folder / "labelsTr"
     listed = content.get("dataset", {}) if _is_training_set(folder, root, content) else {}
@@ -88,7 +88,8 @@ def open_label_folder(where: str | Path, images: str | Path | None = None) -> La
 
 def read_label(path: Path, reader: str | None = None) -> tuple[np.ndarray, tuple[float, ...]]:
     """Integer label map (z, y, x) or (y, x) of a file and its spacing, through nnU-Net's reader for it."""
-    return _with_any_reader(path, reader, read_segmentation)
+    array, spacing = _with_any_reader(path, reader, load_segmentation)
+    return label_map(array, spacing, path)
 
 
 def read_image(path: Path, reader: str | None = None) -> np.ndarray:
@@ -107,8 +108,6 @@ def _with_any_reader(path: Path, reader: str | None, read: Callable[[Any, Path],
             return read(cls(), path)
         except Exception as error:  # a reader raises whatever its library raises
             first_error = first_error or error
-    if isinstance(first_error, NoiseToolsError):
-        raise first_error
     reason = str(first_error).strip().splitlines()[0] if str(first_error or "").strip() else "no reader fits"
     raise NoiseToolsError(f"Cannot read {path} ({reason}); expected a file in one of nnU-Net's formats.")
 
@@ -136,15 +135,6 @@ def _locate(where: str | Path) -> Path:
         f"{where} {'is a file' if path.is_file() else 'does not exist'}; expected a folder of label files, "
         "a raw data set of nnU-Net, or the number of a data set in nnUNet_raw."
     )
-
-
-def _read_dataset_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise NoiseToolsError(f"{path} is not valid JSON ({error}); correct it.") from error
 
 
 def _label_files(folder: Path, ending: str | None) -> dict[str, Path]:

@@ -52,6 +52,9 @@ def read(path: Path) -> dict[str, Any]:
             f"{path} has schema_version {content.get('schema_version')}, this noise_tools reads {SCHEMA_VERSION}; "
             "use the noise_tools version named in it."
         )
+    missing = [key for key in ("versions", "source", "trusted_cases", "test_cases", "cases") if key not in content]
+    if missing:
+        raise NoiseToolsError(f"{path} lacks the key {missing[0]!r}; give the noise_manifest.json as it was written.")
     return content
 
 

@@ -1,4 +1,4 @@
-"""Data sets in nnU-Net's raw format: where they are, their cases, their declared labels, reading and writing labels.
+"""Data sets in nnU-Net's raw format: where they are, their cases, reading and writing labels.
 
 Labels are read through nnU-Net's reader/writer registry, so the arrays are those nnU-Net trains on. Writing keeps what
 nnU-Net's writers do not: the pixel type and the header of the clean label file.
@@ -9,16 +9,16 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
-import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from noise_tools.dataset_json import DeclaredLabels, declared_labels, read_dataset_json
 from noise_tools.errors import NoiseToolsError
 
 
@@ -29,26 +29,6 @@ class Case:
     identifier: str
     images: tuple[Path, ...]
     label: Path
-
-
-@dataclass(frozen=True)
-class DeclaredLabels:
-    """What dataset.json says about labels.
-
-    Attributes:
-        foreground: all foreground values, ascending, without the ignore label.
-        regions: name -> values of each foreground label or region, as nnU-Net evaluates them.
-        ignore: value of the ignore label, or None.
-    """
-
-    foreground: tuple[int, ...]
-    regions: dict[str, tuple[int, ...]]
-    ignore: int | None
-
-    @property
-    def allowed(self) -> frozenset[int]:
-        """Every value a label file may hold."""
-        return frozenset({0, *self.foreground} | ({self.ignore} if self.ignore is not None else set()))
 
 
 @dataclass(frozen=True)
@@ -103,10 +83,7 @@ def load_dataset(folder: Path) -> RawDataset:
     path = folder / "dataset.json"
     if not path.is_file():
         raise NoiseToolsError(f"{folder} has no dataset.json; expected a data set in nnU-Net's raw format.")
-    try:
-        content = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise NoiseToolsError(f"{path} is not valid JSON ({error}); correct it.") from error
+    content = read_dataset_json(path)
     for key in ("labels", "file_ending", "channel_names"):
         if key not in content:
             raise NoiseToolsError(f"{path} has no key {key!r}; add it as nnU-Net's dataset format asks.")
@@ -124,22 +101,6 @@ def check_files(dataset: RawDataset) -> None:
         for file in (*case.images, case.label):
             if not file.is_file():
                 raise NoiseToolsError(f"Case {case.identifier}: {file} does not exist; restore it or drop the case.")
-
-
-def declared_labels(labels: Mapping[str, Any], path: Path) -> DeclaredLabels:
-    """Reads the `labels` entry of dataset.json (plain values, or lists of values for region-based training)."""
-    regions: dict[str, tuple[int, ...]] = {}
-    ignore = None
-    for name, value in labels.items():
-        values = tuple(int(v) for v in (value if isinstance(value, list | tuple) else [value]))
-        if name == "ignore":
-            ignore = values[0]
-        elif name != "background" and values != (0,):
-            regions[name] = tuple(v for v in values if v != 0)
-    foreground = tuple(sorted({v for values in regions.values() for v in values}))
-    if not foreground:
-        raise NoiseToolsError(f"{path} declares no foreground label; add one under 'labels'.")
-    return DeclaredLabels(foreground, regions, ignore)
 
 
 def read_label(dataset: RawDataset, case: Case) -> tuple[np.ndarray, tuple[float, ...]]:
@@ -165,16 +126,37 @@ def read_label(dataset: RawDataset, case: Case) -> tuple[np.ndarray, tuple[float
 
 
 def read_segmentation(reader_writer: Any, path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
-    """Integer array and spacing of a segmentation file, read by an nnU-Net reader; a leading axis of one is dropped."""
+    """Label map and spacing of a segmentation file, see `label_map`."""
     try:
-        _check_whole(path)
-        with _quiet():
-            array, properties = reader_writer.read_seg(str(path))
+        array, spacing = load_segmentation(reader_writer, path)
     except Exception as error:
         raise NoiseToolsError(
             f"Cannot read {path} ({_first_line(error)}); check that it is a whole image file."
         ) from error
-    array, spacing = array[0], tuple(float(s) for s in properties["spacing"])
+    return label_map(array, spacing, path)
+
+
+def load_segmentation(reader_writer: Any, path: Path) -> tuple[np.ndarray, Sequence[float]]:
+    """Array and spacing as an nnU-Net reader gives them; raises whatever its library raises."""
+    _check_whole(path)
+    with _quiet():
+        array, properties = reader_writer.read_seg(str(path))
+    return array, properties["spacing"]
+
+
+def label_map(array: np.ndarray, spacing: Sequence[float], path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
+    """Integer array (z, y, x) or (y, x), and its spacing, of what an nnU-Net reader gave for the file `path`.
+
+    Raises:
+        NoiseToolsError: several values per voxel (colours, time points), or values that are no whole numbers.
+    """
+    # Of colours in a volume, readers make a picture of one channel for each slice, with too few spacings.
+    if array.shape[0] != 1 or len(spacing) != array.ndim - 1:
+        raise NoiseToolsError(
+            f"{path} holds several values per voxel (colours or time points; read as {array.shape}); expected a label "
+            "map of one value per voxel, save it as such."
+        )
+    array, spacing = array[0], tuple(float(s) for s in spacing)
     if array.shape[0] == 1:
         array, spacing = array[0], spacing[1:]
     whole = np.rint(array)
@@ -330,11 +312,9 @@ def _referenced_cases(folder: Path, content: Mapping[str, Any]) -> dict[str, Cas
     def resolve(path: str) -> Path:
         return Path(os.path.normpath(folder / os.path.expandvars(path)))
 
-    for identifier in content["dataset"]:
-        if identifier != Path(identifier).name:
-            raise NoiseToolsError(
-                f"{folder / 'dataset.json'} has a case {identifier!r}; give cases names that can be file names."
-            )
+    for identifier, entry in content["dataset"].items():
+        if not entry.get("images"):
+            raise NoiseToolsError(f"{folder / 'dataset.json'} lists no images of case {identifier}; add them.")
     return {
         identifier: Case(identifier, tuple(resolve(image) for image in entry["images"]), resolve(entry["label"]))
         for identifier, entry in sorted(content["dataset"].items())

@@ -15,6 +15,7 @@ from noise_tools.noise.base import Noise, Pixels, Range
 Settings = dict[str, Range | str]
 # Keys of a recipe beside 'components': what the command line may override.
 DEFAULTS = ("case_fraction", "label_dice", "surface_distance", "label_change", "severity")
+_LARGEST_WEIGHT = 1e9  # so that sums and shares are finite
 
 
 @dataclass(frozen=True)
@@ -134,8 +135,11 @@ def check(components: Sequence[Component], labels: Sequence[int] = range(1, 256)
     if not components:
         raise NoiseToolsError(f"No noise type was given; name at least one of {', '.join(noise.NAMES)}.")
     for component in components:
-        if not component.weight > 0:
-            raise NoiseToolsError(f"Component {component.name} has weight {component.weight}; give a number above 0.")
+        if not 0 < component.weight <= _LARGEST_WEIGHT:
+            raise NoiseToolsError(
+                f"Component {component.name} has weight {component.weight}; "
+                f"give a number above 0, up to {_LARGEST_WEIGHT:g}."
+            )
         for step in component.steps:
             if step.alternatives and step.type != "mixture":
                 raise NoiseToolsError(f"Noise type {step.type!r} takes no alternatives; only 'mixture' does.")

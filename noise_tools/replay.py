@@ -46,11 +46,11 @@ def replay(dataset: RawDataset, folder: Path, manifest: Path, content: dict[str,
     Raises:
         NoiseToolsError: cases that the data set does not have, or whose clean label is not the one of the manifest.
     """
-    missing = sorted(set(content["cases"]) - set(dataset.cases))
+    missing = sorted({*content["cases"], *content["test_cases"]} - set(dataset.cases))
     if missing:
         raise NoiseToolsError(
             f"{dataset.name} lacks {len(missing)} cases of {manifest.name} (first: {missing[0]}); the manifest belongs "
-            f"to {content['source']}."
+            f"to {content['source']}, give that with all of its cases."
         )
     check_files(dataset)
     test_files = find_test_files(dataset, content["test_cases"])

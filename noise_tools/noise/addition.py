@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from noise_tools.geometry import Box, smooth_field
-from noise_tools.noise.base import Noise, Parameter, Params
+from noise_tools.noise.base import LENGTHS, Noise, Parameter, Params
 from noise_tools.noise.omission import objects
 
 _TRIES = 32
@@ -25,7 +25,7 @@ class Addition(Noise):
     source = "false positive annotations; this project"
     parameters = (
         Parameter("rate", (0.0, 5.0), "blobs per component", "how many are added", strength=True, bounds=(0, 1000)),
-        Parameter("radius", (0.5, 1.0), "mm", "range of blob radii", False, True, (), (0, np.inf)),
+        Parameter("radius", (0.5, 1.0), "mm", "range of blob radii", False, True, (), LENGTHS),
     )
 
     def sample(self, rng: np.random.Generator, label: np.ndarray, spacing: Sequence[float], severity: float) -> Params:

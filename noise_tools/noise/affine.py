@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from noise_tools.geometry import Box, bounding_box, grow_box
-from noise_tools.noise.base import Noise, Parameter, Params
+from noise_tools.noise.base import LENGTHS, Noise, Parameter, Params
 
 
 class Affine(Noise):
@@ -22,7 +22,7 @@ class Affine(Noise):
     source = "MetaDCSeg (arXiv 2511.18894) names affine noise; also part of L2B (arXiv 2202.04291) style corruptions"
     parameters = (
         Parameter(
-            "translation", (0.0, 2.0), "mm", "length of the shift, in a random direction", True, True, (), (0, np.inf)
+            "translation", (0.0, 2.0), "mm", "length of the shift, in a random direction", True, True, (), LENGTHS
         ),
         Parameter("rotation", (0.0, 40.0), "degrees", "angle about a random axis", strength=True, bounds=(0, 180)),
         Parameter("scale", (0.0, 0.3), "log ratio", "growth or shrinkage, exp(+-scale) per axis", True, bounds=(0, 3)),

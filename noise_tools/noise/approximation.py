@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from noise_tools.geometry import components, grow_box, nearest_claim, signed_distance, slice_axis
-from noise_tools.noise.base import Noise, Parameter, Params
+from noise_tools.noise.base import LENGTHS, Noise, Parameter, Params
 
 
 class Approximation(Noise):
@@ -24,7 +24,7 @@ class Approximation(Noise):
     source = "COCO-N approximation noise (Kimhi, Grad et al., arXiv 2406.10891); ellipses as in L2B (arXiv 2202.04291)"
     parameters = (
         Parameter("shape", "polygon", "", "what is drawn instead", choices=("polygon", "box", "ellipse")),
-        Parameter("tolerance", (0.0, 2.0), "mm", "polygon: allowed distance", True, True, (), (0, np.inf)),
+        Parameter("tolerance", (0.0, 2.0), "mm", "polygon: allowed distance", True, True, (), LENGTHS),
         Parameter("amount", (0.0, 1.0), "share", "box, ellipse: 0 is the structure, 1 the shape", True, bounds=(0, 1)),
     )
 

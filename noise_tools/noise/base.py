@@ -20,6 +20,7 @@ from noise_tools.geometry import Box, bounding_box, grow_box, typical_radius
 
 Params = dict[str, Any]
 Range = tuple[float, float]
+LENGTHS: Range = (0.0, 1e6)  # bounds of lengths in mm; more than any image has, and finite
 
 
 class Pixels(tuple):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from noise_tools.geometry import label_boxes, signed_distance
-from noise_tools.noise.base import Noise, Parameter, Params
+from noise_tools.noise.base import LENGTHS, Noise, Parameter, Params
 
 
 class Dilation(Noise):
@@ -20,7 +20,7 @@ class Dilation(Noise):
     summary = "grows structures by a distance; the nearest label wins"
     source = "classic label noise, e.g. Zhu et al. 2019 (Pick-and-Learn); MetaDCSeg (arXiv 2511.18894) names dilation"
     parameters = (
-        Parameter("radius", (0.0, 1.5), "mm", "how far to grow", strength=True, relative=True, bounds=(0, np.inf)),
+        Parameter("radius", (0.0, 1.5), "mm", "how far to grow", strength=True, relative=True, bounds=LENGTHS),
     )
 
     def sample(self, rng: np.random.Generator, label: np.ndarray, spacing: Sequence[float], severity: float) -> Params:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from noise_tools.geometry import bounding_box, grow_box, signed_distance, smooth_field
-from noise_tools.noise.base import Noise, Parameter, Params
+from noise_tools.noise.base import LENGTHS, Noise, Parameter, Params
 
 
 class Elastic(Noise):
@@ -21,8 +21,8 @@ class Elastic(Noise):
     summary = "smooth wobble of the contour in and out"
     source = "this project; smooth random fields on signed distances, as in models of observer variability"
     parameters = (
-        Parameter("amplitude", (0.0, 1.5), "mm", "standard deviation of the wobble", True, True, (), (0, np.inf)),
-        Parameter("length", (0.8, 1.6), "mm", "correlation length along the contour", False, True, (), (0, np.inf)),
+        Parameter("amplitude", (0.0, 1.5), "mm", "standard deviation of the wobble", True, True, (), LENGTHS),
+        Parameter("length", (0.8, 1.6), "mm", "correlation length along the contour", False, True, (), LENGTHS),
     )
 
     def sample(self, rng: np.random.Generator, label: np.ndarray, spacing: Sequence[float], severity: float) -> Params:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from noise_tools.geometry import bounding_box, grow_box, signed_distance
-from noise_tools.noise.base import Noise, Parameter, Params
+from noise_tools.noise.base import LENGTHS, Noise, Parameter, Params
 
 
 class Erosion(Noise):
@@ -21,7 +21,7 @@ class Erosion(Noise):
     summary = "shrinks structures by a distance"
     source = "classic label noise, e.g. Zhu et al. 2019 (Pick-and-Learn); MetaDCSeg (arXiv 2511.18894) names erosion"
     parameters = (
-        Parameter("radius", (0.0, 1.5), "mm", "how deep to erode", strength=True, relative=True, bounds=(0, np.inf)),
+        Parameter("radius", (0.0, 1.5), "mm", "how deep to erode", strength=True, relative=True, bounds=LENGTHS),
         Parameter("scope", "label", "", "erode each label or the foreground as one", choices=("label", "foreground")),
     )
 

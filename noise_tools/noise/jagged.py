@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from noise_tools.geometry import bounding_box, grow_box, label_boxes, signed_distance
-from noise_tools.noise.base import Noise, Parameter, Params
+from noise_tools.noise.base import LENGTHS, Noise, Parameter, Params
 
 _SIZES = 4  # distinct ball radii between low and high; each costs one distance map
 
@@ -24,7 +24,7 @@ class Jagged(Noise):
     source = "edge distortion as in Confident Learning for noisy-labelled medical images (Zhang et al., MICCAI 2020)"
     parameters = (
         Parameter("ratio", (0.0, 0.5), "share", "share of edge voxels with a ball", strength=True, bounds=(0, 1)),
-        Parameter("radius", (0.15, 0.6), "mm", "range of ball radii", False, True, (), (0, np.inf)),
+        Parameter("radius", (0.15, 0.6), "mm", "range of ball radii", False, True, (), LENGTHS),
         Parameter("bumps", (0.5, 0.5), "share", "share of balls that add", bounds=(0, 1)),
     )
 

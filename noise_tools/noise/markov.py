@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from noise_tools.geometry import Box, bounding_box, grow_box
-from noise_tools.noise.base import Noise, Parameter, Params, Pixels
+from noise_tools.noise.base import LENGTHS, Noise, Parameter, Params, Pixels
 
 
 class Markov(Noise):
@@ -34,7 +34,7 @@ class Markov(Noise):
         Parameter("theta1", (0.2, 0.8), "probability", "that a step goes outwards", bounds=(0, 1)),
         Parameter("theta2", (0.05, 0.05), "probability", "that a border voxel changes in a step", bounds=(0, 1)),
         Parameter("theta3", (0.0, 0.0), "probability", "that any voxel near the structure flips", bounds=(0, 0.5)),
-        Parameter("smoothing", Pixels((1.0, 1.0)), "mm", "Gaussian before the vote", bounds=(0, np.inf)),
+        Parameter("smoothing", Pixels((1.0, 1.0)), "mm", "Gaussian before the vote", bounds=LENGTHS),
     )
 
     def sample(self, rng: np.random.Generator, label: np.ndarray, spacing: Sequence[float], severity: float) -> Params:

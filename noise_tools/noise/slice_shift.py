@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from noise_tools.noise.base import Noise, Parameter, Params
+from noise_tools.noise.base import LENGTHS, Noise, Parameter, Params
 from noise_tools.noise.slice_dropout import AXES, chosen_axis, labelled_slices
 
 
@@ -22,7 +22,7 @@ class SliceShift(Noise):
     summary = "slices shifted within their plane"
     source = "slice-wise misregistration; this project"
     parameters = (
-        Parameter("shift", (0.0, 3.0), "mm", "largest shift", strength=True, relative=True, bounds=(0, np.inf)),
+        Parameter("shift", (0.0, 3.0), "mm", "largest shift", strength=True, relative=True, bounds=LENGTHS),
         Parameter("share", (0.5, 1.0), "share", "share of labelled slices that move", bounds=(0, 1)),
         Parameter("axis", "auto", "", "array axis the slices run along", choices=AXES),
     )

@@ -74,7 +74,7 @@ def _parse(text: str, labels: Sequence[int]) -> dict[int, list[tuple[int, float]
             source, target, weight = int(source), int(target), float(weight or 1)
         except ValueError:
             arrow = ""
-        if not arrow or source == target or not weight > 0:
+        if not arrow or source == target or not 0 < weight < np.inf:
             raise NoiseToolsError(
                 f"Parameter swap.confusion has {item!r}; give pairs such as 1>2 or 1>2:0.5, or 'any'."
             )

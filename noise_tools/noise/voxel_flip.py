@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from noise_tools.geometry import Box, signed_distance
-from noise_tools.noise.base import Noise, Parameter, Params
+from noise_tools.noise.base import LENGTHS, Noise, Parameter, Params
 
 
 class VoxelFlip(Noise):
@@ -22,7 +22,7 @@ class VoxelFlip(Noise):
     parameters = (
         Parameter("rate", (0.0, 0.9), "probability", "that a voxel flips", strength=True, bounds=(0, 1)),
         Parameter("region", "band", "", "where voxels flip", choices=("band", "image")),
-        Parameter("width", (0.5, 0.5), "mm", "band: distance from the surface", False, True, (), (0, np.inf)),
+        Parameter("width", (0.5, 0.5), "mm", "band: distance from the surface", False, True, (), LENGTHS),
     )
 
     def sample(self, rng: np.random.Generator, label: np.ndarray, spacing: Sequence[float], severity: float) -> Params:

@@ -50,6 +50,10 @@ def test_pixel_values_survive_json():
         (["erosion"], ["erosion.depth=3"], "has no parameter 'depth'; choose from radius, scope"),
         (["erosion"], ["erosion.radius=3:1"], "is 3:1; expected LOW <= HIGH"),
         (["erosion"], ["erosion.radius=nan"], "expected LOW <= HIGH"),
+        (["erosion"], ["erosion.radius=1:inf"], "is 1:inf; expected LOW <= HIGH within \\[0, 1e\\+06\\] mm"),
+        (["dilation"], ["dilation.radius=infpx"], "is inf:inf; expected LOW <= HIGH"),
+        (["elastic"], ["elastic.length=1e300"], "expected LOW <= HIGH within \\[0, 1e\\+06\\] mm"),
+        (["swap"], ["swap.confusion=1>2:inf"], "swap.confusion has '1>2:inf'; give pairs"),
         (["erosion"], ["erosion.radius=deep"], "is 'deep'; give a number or a range"),
         (["erosion"], ["erosion.scope=all"], "is 'all'; choose from label, foreground"),
         (["omission"], ["omission.rate=2px"], "is given in pixels but is no length"),
@@ -139,6 +143,8 @@ def test_missing_recipe(tmp_path):
     [
         ([{"steps": [{"type": "erosion", "alternatives": [{"steps": []}]}]}], "takes no alternatives"),
         ([{"weight": 0, "steps": ["erosion"]}], "has weight 0.0; give a number above 0"),
+        ([{"weight": float("inf"), "steps": ["erosion"]}], "has weight inf; give a number above 0, up to 1e\\+09"),
+        ([{"weight": float("nan"), "steps": ["erosion"]}], "has weight nan; give a number above 0"),
         ([{"steps": [{"type": "mixture", "alternatives": [{"steps": ["erosoin"]}]}]}], "Unknown noise type 'erosoin'"),
     ],
 )

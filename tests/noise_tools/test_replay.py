@@ -69,6 +69,23 @@ def test_another_data_set_is_refused(raw, manifest, capsys):
     assert "Dataset003_Balls lacks 1 cases of noise_manifest.json (first: case_04)" in capsys.readouterr().err
 
 
+def test_a_missing_test_case_is_said(raw, capsys):
+    corrupt("--noise", "dilation", "--trusted", 2, "--test-cases", "case_04")
+    manifest = raw / "Dataset503_BallsNoisy" / "noise_manifest.json"
+    (raw / "Dataset003_Balls" / "imagesTr" / "case_04_0000.nii.gz").unlink()
+    assert replay(manifest, "-o", 504) == 2
+    assert "lacks 1 cases of noise_manifest.json (first: case_04); the manifest" in capsys.readouterr().err
+    assert not (raw / "Dataset504_BallsNoisy").exists()
+
+
+def test_a_manifest_that_lost_a_key_is_said(raw, manifest, capsys):
+    content = json.loads(manifest.read_text())
+    del content["test_cases"]
+    manifest.write_text(json.dumps(content))
+    assert replay(manifest, "-o", 504) == 2
+    assert "lacks the key 'test_cases'; give the noise_manifest.json as it was written" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

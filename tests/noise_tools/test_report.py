@@ -102,6 +102,27 @@ def test_a_label_that_neither_has_is_undefined(tmp_path):
     assert "tail: mean Dice undefined" in report.summary(comparison)
 
 
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_volume_is_not_compared_with_several(tmp_path, swapped):
+    folders = tmp_path / "first", tmp_path / "second"
+    image = sitk.ReadImage(str(write(folders[0] / "a.nii.gz", two_balls())))
+    folders[1].mkdir()
+    sitk.WriteImage(sitk.JoinSeries([image, image]), str(folders[1] / "a.nii.gz"))
+    with pytest.raises(NoiseToolsError, match="second/a.nii.gz holds several values per voxel"):
+        report.compare(*(reversed(folders) if swapped else folders))
+
+
+@pytest.mark.parametrize("ending", [".tif", ".mha"])
+def test_pictures_in_colours_are_not_compared(tmp_path, ending):
+    """A reader of volumes would take the three colours for three columns."""
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        colours = sitk.GetImageFromArray(np.stack([two_balls((24, 20))] * 3, axis=-1), isVector=True)
+        sitk.WriteImage(colours, str(tmp_path / name / f"a{ending}"))
+    with pytest.raises(NoiseToolsError, match="holds several values per voxel"):
+        report.compare(tmp_path / "first", tmp_path / "second")
+
+
 def test_cases_of_one_folder_only(raters):
     (raters[1] / "moved.nii.gz").unlink()
     with pytest.raises(NoiseToolsError, match=r"1 cases are in one folder only \(moved\).*--common.*the 2 that both"):
