@@ -42,9 +42,13 @@ class Mixture(Noise):
 
         self._weights = np.array([weight for weight, _ in alternatives]) / sum(weight for weight, _ in alternatives)
         self._alternatives = [[(noise.load(kind), values) for kind, values in steps] for _, steps in alternatives]
-        for steps in self._alternatives:
-            for kind, values in steps:
-                kind(self.labels, values)  # says now what is wrong with the settings
+        # Set up here to say now what is wrong with the settings.
+        self._inner = [kind(self.labels, values) for steps in self._alternatives for kind, values in steps]
+
+    @property
+    def sets_strength(self) -> bool:
+        """Whether the user gave a range for a strength parameter, of the mixture or of an alternative."""
+        return super().sets_strength or any(inner.sets_strength for inner in self._inner)
 
     def sample(self, rng: np.random.Generator, label: np.ndarray, spacing: Sequence[float], severity: float) -> Params:
         share = self._strength("share", label, spacing, severity)

@@ -279,6 +279,18 @@ def test_ranges_of_the_user_without_target(raw):
     assert all(0.5 <= radius <= 1.5 for radius in radii) and len(set(radii)) == 8
 
 
+def test_ranges_of_alternatives_are_used_from_end_to_end(raw, tmp_path):
+    """Without them severity would be drawn from 0.1 to 0.3."""
+    recipe = tmp_path / "recipe.yaml"
+    grow = "{type: dilation, settings: {radius: '0:4'}}"
+    recipe.write_text(f"components: [{{steps: [{{type: mixture, alternatives: [{{steps: [{grow}]}}]}}]}}]")
+    run("-d", 3, "-o", 503, "--recipe", recipe, "--trusted", 2)
+    manifest = manifests.read(raw / "Dataset503_BallsNoisy" / "noise_manifest.json")
+    strengths = [entry["severity"] for entry in manifest["cases"].values() if entry["noise"]]
+    assert min(strengths) < 0.1 or max(strengths) > 0.5
+    assert len(set(strengths)) == 8 and all(0 <= strength <= 1 for strength in strengths)
+
+
 def test_composition_and_recipe(raw, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("label_dice: 0.8\ncomponents:\n  - steps: [elastic, {type: omission, settings: {rate: 0}}]\n")

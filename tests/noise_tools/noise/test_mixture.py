@@ -52,3 +52,16 @@ def test_swap_may_take_any_label():
 def test_wrong_settings_of_an_alternative_are_found_at_once():
     with pytest.raises(NoiseToolsError, match="has no parameter 'size'"):
         Mixture((1, 2), {}, [(1.0, [("erosion", {"size": ONE})])])
+
+
+@pytest.mark.parametrize(
+    ("settings", "alternatives", "sets"),
+    [
+        ({}, [(1.0, [("erosion", {})]), (1.0, [])], False),
+        ({}, [(1.0, [("erosion", {"scope": "foreground"})])], False),  # no strength
+        ({}, [(1.0, [("erosion", {})]), (1.0, [("elastic", {}), ("dilation", {"radius": (0.0, 3.0)})])], True),
+        ({"share": ONE}, [(1.0, [("erosion", {})])], True),
+    ],
+)
+def test_a_range_in_an_alternative_sets_a_strength(settings, alternatives, sets):
+    assert Mixture((1, 2), settings, alternatives).sets_strength == sets
