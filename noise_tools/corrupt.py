@@ -14,7 +14,7 @@ import numpy as np
 from noise_tools import manifest as manifests
 from noise_tools.errors import NoiseToolsError
 from noise_tools.metrics import label_metrics
-from noise_tools.output import copy_new, link_or_copy, other_folder, output_folder, written_whole
+from noise_tools.output import copy_new, link_or_copy, other_folder, output_folder, reserved, written_whole
 from noise_tools.parallel import run_cases
 from noise_tools.presets import find as find_preset
 from noise_tools.raw_dataset import (
@@ -110,8 +110,9 @@ def run(args: argparse.Namespace) -> int:
         **numbers,
     )
     name = args.name or f"{dataset.short_name}Noisy"
-    folder = output_folder(raw_root(), args.output, name, args.overwrite, dataset.folder)
-    content = corrupt(dataset, folder, request, args.processes)
+    with reserved(raw_root(), args.output):
+        folder = output_folder(raw_root(), args.output, name, args.overwrite, dataset.folder)
+        content = corrupt(dataset, folder, request, args.processes)
     print(summary(content))
     print(f"{note}Wrote {folder}")
     prepared = other_folder("nnUNet_preprocessed", folder.name)

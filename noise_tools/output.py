@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,40 @@ from noise_tools.raw_dataset import folders_with_id
 _NO_LINKS = frozenset(
     {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 )
+
+
+@contextlib.contextmanager
+def reserved(root: Path, dataset_id: int) -> Iterator[None]:
+    """Keeps other runs off the id of a new data set, from the check whether it is free until the data set is there.
+
+    A file created exclusively is the reservation, which holds across machines that share the folder.
+
+    Raises:
+        NoiseToolsError: another run has the id, or a run that was killed has left its file.
+    """
+    lock = root / f".noise_tools-Dataset{dataset_id:03d}.lock"
+    try:
+        file = open(lock, "x")
+    except FileExistsError as error:
+        raise NoiseToolsError(
+            f"Data set {dataset_id} is being written by another run ({_owner(lock)}); wait for it or choose another id "
+            f"with -o, and if that process is gone, delete {lock}."
+        ) from error
+    except OSError as error:
+        raise NoiseToolsError(f"Cannot write in {root} ({error.strerror}); mend this and run again.") from error
+    try:
+        with contextlib.suppress(OSError), file:  # a full disk: it is said when the data set is written
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+
+
+def _owner(lock: Path) -> str:
+    try:
+        return lock.read_text() or "unknown process"
+    except OSError:  # it has just ended
+        return "unknown process"
 
 
 def output_folder(root: Path, dataset_id: int, short_name: str, overwrite: bool, source: Path | None = None) -> Path:

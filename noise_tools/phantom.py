@@ -19,7 +19,7 @@ from scipy.ndimage import gaussian_filter, zoom
 
 from noise_tools.corrupt import generator
 from noise_tools.errors import NoiseToolsError
-from noise_tools.output import output_folder, written_whole
+from noise_tools.output import output_folder, reserved, written_whole
 from noise_tools.parallel import run_cases
 from noise_tools.raw_dataset import raw_root
 
@@ -49,17 +49,18 @@ def run(args: argparse.Namespace) -> int:
     dim = args.dim
     spacing = tuple(args.spacing or (1.0,) * dim)
     check(args.training, args.test, dim, spacing, args.seed)
-    folder = output_folder(raw_root(), args.output, args.name or "Phantom", args.overwrite)
     training = [f"phantom_{i:03d}" for i in range(args.training)]
     test = [f"phantom_{i:03d}" for i in range(args.training, args.training + args.test)]
-    with written_whole(folder) as temporary:
-        for part in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
-            (temporary / part).mkdir()
-        job = PhantomJob(dim, spacing, args.seed, frozenset(test), temporary)
-        run_cases(write_case, job, training + test, args.processes, "Drawing")
-        (temporary / "dataset.json").write_text(
-            json.dumps(_dataset_json(folder.name[11:], len(training), dim), indent=1) + "\n"
-        )
+    with reserved(raw_root(), args.output):
+        folder = output_folder(raw_root(), args.output, args.name or "Phantom", args.overwrite)
+        with written_whole(folder) as temporary:
+            for part in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
+                (temporary / part).mkdir()
+            job = PhantomJob(dim, spacing, args.seed, frozenset(test), temporary)
+            run_cases(write_case, job, training + test, args.processes, "Drawing")
+            (temporary / "dataset.json").write_text(
+                json.dumps(_dataset_json(folder.name[11:], len(training), dim), indent=1) + "\n"
+            )
     print(f"Wrote {folder}: {len(training)} training and {len(test)} test cases.")
     return 0
 

@@ -10,7 +10,7 @@ from noise_tools import manifest as manifests
 from noise_tools import noise
 from noise_tools.corrupt import find_test_files, put_test_files, write_dataset_json, write_label
 from noise_tools.errors import NoiseToolsError
-from noise_tools.output import copy_new, output_folder, written_whole
+from noise_tools.output import copy_new, output_folder, reserved, written_whole
 from noise_tools.parallel import run_cases
 from noise_tools.raw_dataset import RawDataset, check_files, open_dataset, raw_root, read_label
 
@@ -32,8 +32,9 @@ def run(args: argparse.Namespace) -> int:
     content = manifests.read(args.manifest)
     dataset = open_dataset(args.dataset)
     name = args.name or f"{dataset.short_name}Noisy"
-    folder = output_folder(raw_root(), args.output, name, args.overwrite, dataset.folder)
-    same = replay(dataset, folder, args.manifest, content, args.processes)
+    with reserved(raw_root(), args.output):
+        folder = output_folder(raw_root(), args.output, name, args.overwrite, dataset.folder)
+        same = replay(dataset, folder, args.manifest, content, args.processes)
     print(f"Wrote {folder}: {len(content['cases'])} labels, {same} of them with the bytes the manifest records.")
     if same < len(content["cases"]):
         print(f"The others differ; the manifest was written with {_named(content['versions'])}.")

@@ -3,6 +3,8 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import SimpleITK as sitk
 
 from noise_tools import cli, corrupt
 from noise_tools import manifest as manifests
+from noise_tools.output import reserved
 from noise_tools.raw_dataset import open_dataset
 from noise_tools.recipe import parse_components
 from tests.noise_tools.label_files import two_balls, write, write_dataset
@@ -498,6 +501,38 @@ def test_a_failure_half_way_leaves_everything_as_it_was(raw, capsys, monkeypatch
     assert says in capsys.readouterr().err
     assert len(calls) == 3 and content_of(raw) == before
     assert not list(raw.glob(".noise_tools*"))
+
+
+@pytest.mark.parametrize("command", ["corrupt -d 3 --noise erosion", "phantom -n 1 --test 0"])
+def test_an_id_that_another_run_is_writing_is_refused(raw, capsys, command):
+    with reserved(raw, 503):
+        before = content_of(raw)
+        assert cli.main(f"{command} -o 503 --overwrite".split()) == 2
+        assert "Data set 503 is being written by another run" in capsys.readouterr().err
+        assert content_of(raw) == before
+    assert cli.main(f"{command} -o 503".split()) == 0
+
+
+def test_of_two_runs_at_the_same_time_one_wins_whole(raw):
+    """Different names would both have the id, and different seeds show whose labels they are."""
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-m", "noise_tools.cli", "corrupt", "-d", "3", "-o", "503", "--noise", "elastic", *own],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for own in (["--seed", "0", "--name", "First"], ["--seed", "1", "--name", "Second"])
+    ]
+    errors = [one.communicate(timeout=120)[1] for one in runs]
+    assert sorted(one.returncode for one in runs) == [0, 2]
+    winner, loser = sorted((0, 1), key=lambda i: runs[i].returncode)
+    assert errors[loser].startswith("error: ") and len(errors[loser].strip().splitlines()) == 1
+    names = ("Dataset503_First", "Dataset503_Second")
+    assert sorted(path.name for path in raw.iterdir()) == ["Dataset003_Balls", names[winner]]
+    manifest = manifests.read(raw / names[winner] / "noise_manifest.json")
+    assert manifest["settings"]["seed"] == winner
+    for name, entry in manifest["cases"].items():
+        assert manifests.sha256(raw / names[winner] / "labelsTr" / f"{name}.nii.gz") == entry["sha256"]
 
 
 def test_overwrite_replaces_all(raw):

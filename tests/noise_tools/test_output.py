@@ -95,3 +95,26 @@ def test_never_writes_over_a_file(tmp_path, put):
 
 def test_never_writes_over_a_file_where_there_are_no_links(tmp_path, no_links):
     never_writes_over(tmp_path, output.link_or_copy)
+
+
+def test_a_data_set_is_reserved_for_one_run(tmp_path):
+    says = rf"Data set 503 is being written by another run .process {os.getpid()} on .*; wait for it"
+    with output.reserved(tmp_path, 503):
+        with pytest.raises(NoiseToolsError, match=says):
+            with output.reserved(tmp_path, 503):
+                raise AssertionError("two runs had the same id")
+        with output.reserved(tmp_path, 504):
+            assert len(list(tmp_path.iterdir())) == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_reservation_ends_with_an_error(tmp_path):
+    with pytest.raises(KeyboardInterrupt), output.reserved(tmp_path, 503):
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_said(tmp_path):
+    with pytest.raises(NoiseToolsError, match="Cannot write in .*nowhere .No such file or directory"):
+        with output.reserved(tmp_path / "nowhere", 503):
+            raise AssertionError("reserved nothing")
