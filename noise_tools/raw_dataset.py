@@ -109,8 +109,9 @@ def read_label(dataset: RawDataset, case: Case) -> tuple[np.ndarray, tuple[float
     Raises:
         NoiseToolsError: unreadable, not of the image's shape, or with values that dataset.json does not declare.
     """
-    array, spacing = read_segmentation(dataset.reader_writer, case.label)
-    shape = image_shape(case.images[0])
+    reader = dataset.reader_writer
+    array, spacing = read_segmentation(reader, case.label)
+    shape = _image_shape_as_read(reader, case.images[0])
     if shape is not None and tuple(n for n in shape if n > 1) != tuple(n for n in array.shape if n > 1):
         raise NoiseToolsError(
             f"Case {case.identifier}: the label has shape {array.shape} but the image {shape}; give both the same grid."
@@ -184,6 +185,24 @@ def read_header(path: Path) -> Any:
     return reader
 
 
+def _image_shape_as_read(reader_writer: Any, path: Path) -> tuple[int, ...] | None:
+    """As `image_shape`, unless the reader turns axes: then what it makes of the image."""
+    if not _turns_axes(reader_writer):
+        return image_shape(path)
+    try:
+        with _quiet():
+            return reader_writer.read_images((str(path),))[0].shape[1:]
+    except Exception as error:
+        raise NoiseToolsError(
+            f"Cannot read image {path} ({_first_line(error)}); restore it or drop the case."
+        ) from error
+
+
+def _turns_axes(reader_writer: Any) -> bool:
+    """Whether it is one of nnU-Net's readers that bring all files to one orientation."""
+    return "Reorient" in type(reader_writer).__name__
+
+
 def image_shape(path: Path) -> tuple[int, ...] | None:
     """Shape (z, y, x) or (y, x) of an image from its header, or None for a format whose header is not understood."""
     suffix = path.suffix.lower()
@@ -211,14 +230,14 @@ def write_label_like(source: Path, array: np.ndarray, target: Path, reader_write
 
     Args:
         array: label map as `read_label` gives it.
-        reader_writer: nnU-Net's reader/writer for the file; one that is not of the four known kinds writes by
+        reader_writer: nnU-Net's reader/writer for the file; one that is not of the known kinds writes by
             itself, and then chooses the pixel type.
     """
     kind = type(reader_writer).__name__
-    if kind == "SimpleITKIO":
-        _write_simpleitk(source, array, target)
-    elif kind == "NibabelIO":
-        _write_nibabel(source, array, target)
+    if kind in ("SimpleITKIO", "SimpleITKIOWithReorient"):
+        _write_simpleitk(source, array, target, _turns_axes(reader_writer))
+    elif kind in ("NibabelIO", "NibabelIOWithReorient"):
+        _write_nibabel(source, array, target, _turns_axes(reader_writer))
     elif kind == "NaturalImage2DIO":
         from skimage import io as skimage_io
 
@@ -246,24 +265,35 @@ def side_file(file: Path, tail: str) -> Path | None:
     return path if tail.lower().endswith((".tif", ".tiff")) and path.is_file() else None
 
 
-def _write_simpleitk(source: Path, array: np.ndarray, target: Path) -> None:
+def _write_simpleitk(source: Path, array: np.ndarray, target: Path, turned: bool) -> None:
     import SimpleITK as sitk
 
     clean = sitk.ReadImage(str(source))
-    reference = sitk.GetArrayViewFromImage(clean)
+    as_read = sitk.DICOMOrient(clean, "RAS") if turned else clean
+    reference = sitk.GetArrayViewFromImage(as_read)
     image = sitk.GetImageFromArray(array.reshape(reference.shape).astype(reference.dtype))
+    if turned:
+        image.CopyInformation(as_read)
+        orientation = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(clean.GetDirection())
+        image = sitk.DICOMOrient(image, orientation)
     image.CopyInformation(clean)
     for key in clean.GetMetaDataKeys():
         image.SetMetaData(key, clean.GetMetaData(key))
     sitk.WriteImage(image, str(target), True)
 
 
-def _write_nibabel(source: Path, array: np.ndarray, target: Path) -> None:
+def _write_nibabel(source: Path, array: np.ndarray, target: Path, turned: bool) -> None:
     import nibabel
+    from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
 
     clean = nibabel.load(source)
-    flipped = array.reshape(clean.shape[::-1]).transpose().astype(clean.get_data_dtype())
-    nibabel.save(type(clean)(flipped, clean.affine, clean.header), target)
+    if turned:
+        there = io_orientation(clean.affine)
+        back = ornt_transform(io_orientation(np.eye(4)), there)
+        voxels = apply_orientation(array.reshape(clean.as_reoriented(there).shape[::-1]).transpose(), back)
+    else:
+        voxels = array.reshape(clean.shape[::-1]).transpose()
+    nibabel.save(type(clean)(voxels.astype(clean.get_data_dtype()), clean.affine, clean.header), target)
 
 
 def _reader_writer(dataset: RawDataset) -> Any:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from noise_tools import cli, raw_dataset
+from noise_tools import cli
 from noise_tools.errors import NoiseToolsError
 from noise_tools.raw_dataset import open_dataset, read_label, read_segmentation, write_label_like
 from tests.noise_tools.label_files import two_balls, write, write_dataset
@@ -207,15 +207,68 @@ def test_side_files_come_along_with_a_case_held_out(raw):
         assert json.loads(side.read_text())["spacing"] == [2.5, 1.0, 0.5]
 
 
+AFFINES = {
+    "as read": np.diag([0.5, 1.0, 2.5, 1.0]),
+    "left, back": np.diag([-0.5, -1.0, 2.5, 1.0]),
+    "other order": np.array([[0, 0, 2.5, 7], [-0.5, 0, 0, 8], [0, 1.0, 0, 9], [0, 0, 0, 1]]),
+    "oblique": np.array([[0.48, -0.28, 0, 3], [0.14, 0.96, 0, 4], [0, 0, 2.5, 5], [0, 0, 0, 1.0]]),
+}
+
+
+@pytest.mark.parametrize("kind", ["int16", "float32"])
+@pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES)
+@pytest.mark.parametrize("reader", ["NibabelIOWithReorient", "SimpleITKIOWithReorient", "NibabelIO"])
+def test_a_reader_that_turns_axes_changes_neither_type_nor_geometry(raw, reader, affine, kind):
+    import nibabel
+
+    folder = raw / "Dataset009_Turned"
+    label = nibabel.Nifti1Image(two_balls(radius=5).transpose().astype(kind), affine)
+    label.header["descrip"] = b"by hand"
+    for name in ("a", "b"):
+        for part, tail in (("imagesTr", "_0000"), ("labelsTr", "")):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+            nibabel.save(label, folder / part / f"{name}{tail}.nii.gz")
+    label = nibabel.load(folder / "labelsTr" / "b.nii.gz")  # as stored, with an affine of float32
+    declared = {"background": 0, "one": 1, "two": 2}
+    content = {"channel_names": {"0": "x"}, "labels": declared, "numTraining": 2, "file_ending": ".nii.gz"}
+    (folder / "dataset.json").write_text(json.dumps(content | {"overwrite_image_reader_writer": reader}))
+    assert cli.main("corrupt -d 9 -o 509 --noise erosion --label-dice 0.7 --trusted-cases a".split()) == 0
+
+    noisy = nibabel.load(raw / "Dataset509_TurnedNoisy" / "labelsTr" / "b.nii.gz")
+    assert np.allclose(noisy.affine, label.affine, atol=1e-6)
+    if reader.startswith("Nibabel"):  # ITK writes a header of its own
+        assert noisy.header == label.header
+    before, after = np.asarray(label.dataobj), np.asarray(noisy.dataobj)
+    assert before.dtype == after.dtype == np.dtype(kind)
+    # Erosion takes away only: voxels that are left are where they were.
+    assert np.array_equal(after[after > 0], before[after > 0]) and 0 < (after > 0).sum() < (before > 0).sum()
+
+
+@pytest.mark.parametrize("reader", ["NibabelIOWithReorient", "SimpleITKIOWithReorient"])
+def test_a_turned_image_of_another_shape_is_said(raw, reader):
+    change_json(raw / "Dataset003_Balls", overwrite_image_reader_writer=reader)
+    dataset = open_dataset(3)
+    assert read_label(dataset, dataset.cases["case_01"])[0].shape == (14, 30, 24)
+    write(dataset.cases["case_01"].images[0], two_balls((14, 30, 23)))
+    with pytest.raises(NoiseToolsError, match=r"label has shape \(14, 30, 24\) but the image \(14, 30, 23\)"):
+        read_label(dataset, dataset.cases["case_01"])
+    dataset.cases["case_01"].images[0].unlink()
+    with pytest.raises(NoiseToolsError, match="Cannot read image .*case_01_0000.nii.gz"):
+        read_label(dataset, dataset.cases["case_01"])
+
+
 def test_a_reader_of_another_kind_writes_by_itself(raw):
-    change_json(raw / "Dataset003_Balls", overwrite_image_reader_writer="NibabelIOWithReorient")
+    from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+
+    class OwnIO(SimpleITKIO):
+        pass
+
     dataset = open_dataset(3)
     case = dataset.cases["case_00"]
     label, _ = read_label(dataset, case)
     target = raw / "out.nii.gz"
-    write_label_like(case.label, np.where(label == 2, 0, label), target, dataset.reader_writer)
-    again, _ = raw_dataset.read_segmentation(dataset.reader_writer, target)
-    assert np.array_equal(again, np.where(label == 2, 0, label))
+    write_label_like(case.label, np.where(label == 2, 0, label), target, OwnIO())
+    assert np.array_equal(read_segmentation(OwnIO(), target)[0], np.where(label == 2, 0, label))
 
 
 def test_a_volume_of_one_slice_is_treated_as_a_picture(raw):
