@@ -446,7 +446,7 @@ def summary(content: dict[str, Any]) -> str:
     if changed < len(entries):
         lines.append(
             f"{changed} of {len(entries)} corrupted labels changed; in the others ('changed' in {manifests.FILE_NAME}) "
-            "the noise found nothing to do: ask for more of it, widen its range with --param, or take another type."
+            "the noise found nothing it could do: ask for more, widen its range with --param, or take another type."
         )
     missed = sum(_missed(entry) for entry in entries)
     if missed:

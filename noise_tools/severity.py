@@ -104,7 +104,7 @@ class Trial:
     """What one severity gave: the value of the measure, and whether the label may be the result of a search."""
 
     value: float
-    usable: bool = True
+    usable: bool
 
 
 def find_severity(attempt: Callable[[float], Trial], target: float, rising: bool = False) -> Found:
