@@ -6,9 +6,9 @@ import contextlib
 import errno
 import os
 import shutil
-import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from noise_tools.errors import NoiseToolsError
 from noise_tools.raw_dataset import folders_with_id
@@ -23,34 +23,60 @@ _NO_LINKS = frozenset(
 def reserved(root: Path, dataset_id: int) -> Iterator[None]:
     """Keeps other runs off the id of a new data set, from the check whether it is free until the data set is there.
 
-    A file created exclusively is the reservation, which holds across machines that share the folder.
+    The reservation is a lock that the system holds for this process, so it ends with it, be it by kill -9.
 
     Raises:
-        NoiseToolsError: another run has the id, or a run that was killed has left its file.
+        NoiseToolsError: another run has the id.
     """
-    lock = root / f".noise_tools-Dataset{dataset_id:03d}.lock"
-    try:
-        file = open(lock, "x")
-    except FileExistsError as error:
+    path = root / f".noise_tools-Dataset{dataset_id:03d}.lock"
+    file = _open_locked(path)
+    if file is None:
         raise NoiseToolsError(
-            f"Data set {dataset_id} is being written by another run ({_owner(lock)}); wait for it or choose another id "
-            f"with -o, and if that process is gone, delete {lock}."
-        ) from error
-    except OSError as error:
-        raise NoiseToolsError(f"Cannot write in {root} ({error.strerror}); mend this and run again.") from error
-    try:
-        with contextlib.suppress(OSError), file:  # a full disk: it is said when the data set is written
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        yield
-    finally:
-        lock.unlink(missing_ok=True)
+            f"Data set {dataset_id} is being written by another run; wait for it, or choose another id with -o."
+        )
+    with file:
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
-def _owner(lock: Path) -> str:
+def _open_locked(path: Path) -> TextIO | None:
+    """The file, created if need be, open and locked; None if another run has the lock."""
+    while True:
+        try:
+            file = open(path, "a")
+        except OSError as error:
+            raise NoiseToolsError(
+                f"Cannot write in {path.parent} ({error.strerror}); mend this and run again."
+            ) from error
+        if not _lock(file):
+            file.close()
+            return None
+        if _is_at(file, path):
+            return file
+        file.close()  # the run before removed it just now: a lock on it keeps nobody off
+
+
+def _lock(file: TextIO) -> bool:
+    """Whether this run has the lock; it has, too, where the system or the file system knows no locks."""
     try:
-        return lock.read_text() or "unknown process"
-    except OSError:  # it has just ended
-        return "unknown process"
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):
+        pass
+    return True
+
+
+def _is_at(file: TextIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def output_folder(root: Path, dataset_id: int, short_name: str, overwrite: bool, source: Path | None = None) -> Path:

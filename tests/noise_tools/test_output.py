@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -98,7 +101,7 @@ def test_never_writes_over_a_file_where_there_are_no_links(tmp_path, no_links):
 
 
 def test_a_data_set_is_reserved_for_one_run(tmp_path):
-    says = rf"Data set 503 is being written by another run .process {os.getpid()} on .*; wait for it"
+    says = "Data set 503 is being written by another run; wait for it, or choose another id with -o"
     with output.reserved(tmp_path, 503):
         with pytest.raises(NoiseToolsError, match=says):
             with output.reserved(tmp_path, 503):
@@ -112,6 +115,36 @@ def test_a_reservation_ends_with_an_error(tmp_path):
     with pytest.raises(KeyboardInterrupt), output.reserved(tmp_path, 503):
         raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_was_killed_keeps_nobody_off(tmp_path):
+    code = (
+        "import os, signal, sys; from pathlib import Path; from noise_tools import output\n"
+        "with output.reserved(Path(sys.argv[1]), 503): os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 1
+    with output.reserved(tmp_path, 503):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_on_a_file_that_is_gone_does_not_count(tmp_path, monkeypatch):
+    """The run before removes its file between the moment this run opens it and the moment this run locks it."""
+    lock, calls = output._lock, []
+
+    def lock_late(file):
+        calls.append(file)
+        if len(calls) == 1:
+            os.unlink(file.name)
+        return lock(file)
+
+    monkeypatch.setattr(output, "_lock", lock_late)
+    with output.reserved(tmp_path, 503):
+        assert len(calls) == 2
+        monkeypatch.undo()
+        with pytest.raises(NoiseToolsError, match="another run"), output.reserved(tmp_path, 503):
+            raise AssertionError("two runs had the same id")
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path):
