@@ -8,7 +8,9 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,10 +60,17 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def _clean_up_when_ended() -> None:
+    """Let SIGTERM (of a batch system, say) end the command as an exception, so that nothing half written stays."""
+    if threading.current_thread() is threading.main_thread():  # no other may set it
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one sub-command; bad input ends with one `error: ...` line on stderr and status 2."""
     argv = list(sys.argv[1:] if argv is None else argv)
     args = build_parser(argv[0] if argv else None).parse_args(argv)
+    _clean_up_when_ended()
     try:
         return importlib.import_module(SUB_COMMANDS[args.command][0]).run(args) or 0
     except (ValueError, OSError) as error:

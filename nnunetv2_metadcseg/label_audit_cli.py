@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import sys
 from pathlib import Path
@@ -32,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", dest="out", type=Path, help="folder to write")
     parser.add_argument("-chk", dest="checkpoint", default="checkpoint_final.pth", help="checkpoint file name")
     parser.add_argument("--maps", choices=("prediction", "learned"), default="prediction", help="suspicion maps from")
-    parser.add_argument("-device", default="cuda", help="cuda, cpu or mps (default: cuda, as nnU-Net)")
+    parser.add_argument("-device", "--device", default="cuda", help="cuda, cpu or mps (default: cuda, as nnU-Net)")
     parser.add_argument("--disable_tta", action="store_true", help="no test-time mirroring (faster)")
     parser.add_argument("-step_size", type=float, default=0.5, help="step of the sliding window (default: 0.5)")
     parser.add_argument("--cases", nargs="+", metavar="CASE", help="only these cases")
@@ -71,6 +70,7 @@ def _propose(args: argparse.Namespace) -> int:
 def _confirm(args: argparse.Namespace) -> int:
     from nnunetv2_metadcseg.label_audit_predict import AuditError
     from nnunetv2_metadcseg.label_audit_trust import confirm, read_json
+    from nnunetv2_metadcseg.trusted_cases import declared_cases
 
     preprocessed = preprocessed_folder(args)
     dataset = read_json(preprocessed / "dataset.json", "run nnUNetv2_plan_and_preprocess")
@@ -84,21 +84,6 @@ def _confirm(args: argparse.Namespace) -> int:
     new, file = confirm(args.confirm, preprocessed, trusted, known, raw_folder, ending)
     print(f"{file}: {len(new)} cases added ({', '.join(new) or 'all were there'}); train again to use them")
     return 0
-
-
-def declared_cases(preprocessed: Path, dataset: dict) -> list[str]:
-    """The trusted cases until now; an empty list is none, as the first confirmation is to fill it."""
-    import json
-
-    from nnunetv2_metadcseg.trusted_cases import FILE_NAME, read_trusted_cases
-
-    file = preprocessed / FILE_NAME
-    if not file.is_file():
-        return read_trusted_cases(preprocessed, dataset) if dataset.get("trusted_cases") else []
-    with contextlib.suppress(json.JSONDecodeError):  # which read_trusted_cases explains
-        if json.loads(file.read_text()) == []:
-            return []
-    return read_trusted_cases(preprocessed, dataset)
 
 
 def _audit(args: argparse.Namespace) -> int:

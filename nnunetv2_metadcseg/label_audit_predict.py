@@ -14,13 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnunetv2_metadcseg import __version__
-from nnunetv2_metadcseg.trusted_cases import (
-    FILE_NAME,
-    TrustedCasesError,
-    check_known,
-    read_trusted_cases,
-    trusted_in_training,
-)
+from nnunetv2_metadcseg.trusted_cases import TrustedCasesError, check_known, declared_cases, trusted_in_training
 
 if TYPE_CHECKING:
     import torch
@@ -161,9 +155,8 @@ class TrainedModel:
     @cached_property
     def trusted(self) -> list[str]:
         """Declared trusted cases; none is fine here, but a broken list is an error."""
-        declared = (self.preprocessed / FILE_NAME).is_file() or self.dataset_json.get("trusted_cases")
         try:
-            trusted = read_trusted_cases(self.preprocessed, self.dataset_json) if declared else []
+            trusted = declared_cases(self.preprocessed, self.dataset_json)
             check_known(trusted, self.dataset.identifiers)
             return trusted
         except TrustedCasesError as error:

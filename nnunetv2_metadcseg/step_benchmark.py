@@ -91,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--arms", nargs="+", default=list(ARMS), metavar="ARM", help=f"of {', '.join(ARMS)}")
     parser.add_argument("--steps", type=int, default=40, help="timed steps per arm (default: 40)")
     parser.add_argument("--warm-up", type=int, default=40, help="training steps before timing (default: 40)")
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda", "mps"), help="(default: cpu)")
+    parser.add_argument("-device", "--device", default="cpu", choices=("cpu", "cuda", "mps"), help="(default: cpu)")
     parser.add_argument("--threads", type=int, help="threads of torch on the CPU (default: all cores)")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: processor time, all threads")
     parser.add_argument("--no-memory", action="store_true", help="leave out peak memory (a process per arm)")

@@ -17,15 +17,15 @@ class TrustedCasesError(ValueError):
     """The list of trusted cases is missing or cannot be used."""
 
 
-def read_trusted_cases(preprocessed_folder: str | Path, dataset_json: dict) -> list[str]:
-    """The declared trusted cases of a data set, sorted.
+def declared_cases(preprocessed_folder: str | Path, dataset_json: dict) -> list[str]:
+    """The declared trusted cases of a data set, sorted; no list or an empty one is none.
 
     Args:
         preprocessed_folder: the data set's folder in nnUNet_preprocessed (where splits_final.json lies).
         dataset_json: content of dataset.json.
 
     Raises:
-        TrustedCasesError: none declared, or not a list of strings.
+        TrustedCasesError: not a list of strings.
     """
     file = Path(preprocessed_folder) / FILE_NAME
     if file.is_file():
@@ -37,15 +37,26 @@ def read_trusted_cases(preprocessed_folder: str | Path, dataset_json: dict) -> l
     else:
         source = 'the key "trusted_cases" of dataset.json'
         cases = dataset_json.get("trusted_cases")
-    if cases is None or cases == []:
-        raise TrustedCasesError(
-            f'No trusted cases: expected {file} or the key "trusted_cases" in dataset.json; check a few labels by hand '
-            'and write their case identifiers there, for instance ["case_01", "case_07", "case_12"], or train '
-            "nnUNetTrainerMetaDCSegSelfTrusted, which chooses them itself."
-        )
+    cases = [] if cases is None else cases
     if not isinstance(cases, list) or not all(isinstance(case, str) for case in cases):
         raise TrustedCasesError(f"{source} holds {cases!r:.80}, expected a JSON list of case identifiers (strings).")
     return sorted(set(cases))
+
+
+def read_trusted_cases(preprocessed_folder: str | Path, dataset_json: dict) -> list[str]:
+    """As `declared_cases`, for a training that needs some.
+
+    Raises:
+        TrustedCasesError: none declared, or not a list of strings.
+    """
+    cases = declared_cases(preprocessed_folder, dataset_json)
+    if not cases:
+        raise TrustedCasesError(
+            f'No trusted cases: expected {Path(preprocessed_folder) / FILE_NAME} or the key "trusted_cases" in '
+            "dataset.json; check a few labels by hand and write their case identifiers there, for instance "
+            '["case_01", "case_07", "case_12"], or train nnUNetTrainerMetaDCSegSelfTrusted, which chooses them itself.'
+        )
+    return cases
 
 
 def trusted_training_cases(declared: Sequence[str], training: Sequence[str], known: Sequence[str]) -> list[str]:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import ast
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -68,3 +70,24 @@ def test_bad_input_is_one_line_on_stderr(monkeypatch, capsys):
     assert captured.out == ""
     assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
     assert "export nnUNet_preprocessed=" in captured.err
+
+
+def test_an_audit_that_is_terminated_leaves_nothing(tmp_path):
+    code = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from nnunetv2_metadcseg import cli\n"
+        "from nnunetv2_metadcseg.label_audit_output import written_whole\n"
+        "def run(args):\n"
+        "    with written_whole(Path(sys.argv[1]) / 'audit') as folder:\n"
+        "        (folder / 'map').touch()\n"
+        "        time.sleep(60)\n"
+        "cli.run = run\n"  # of `ext-path`
+        "sys.exit(cli.main(['ext-path']))\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) as audit:
+        while audit.poll() is None and not list(tmp_path.glob(".audit.*/map")):
+            time.sleep(0.05)
+        audit.send_signal(signal.SIGTERM)
+        assert audit.wait(timeout=30) == 143
+    assert not list(tmp_path.iterdir())

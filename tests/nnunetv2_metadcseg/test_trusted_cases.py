@@ -7,6 +7,7 @@ import pytest
 from nnunetv2_metadcseg.trusted_cases import (
     TrustedCasesError,
     absent_classes,
+    declared_cases,
     read_trusted_cases,
     trusted_in_training,
     trusted_training_cases,
@@ -37,6 +38,12 @@ class TestReading:
         (tmp_path / "trusted_cases.json").write_text("[]")
         with pytest.raises(TrustedCasesError, match="No trusted cases"):
             read_trusted_cases(tmp_path, {"trusted_cases": ["a"]})
+
+    @pytest.mark.parametrize("content", [None, "null", "[]"])
+    def test_none_is_fine_where_none_is_needed(self, tmp_path, content):
+        if content is not None:
+            (tmp_path / "trusted_cases.json").write_text(content)
+        assert declared_cases(tmp_path, {}) == []
 
     @pytest.mark.parametrize("content", [{"a": 1}, "a", [1, 2], ["a", None], 3])
     def test_not_a_list_of_strings(self, tmp_path, content):
