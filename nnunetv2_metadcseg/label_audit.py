@@ -9,7 +9,7 @@ and evidence: docs/label_audit.md.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import reduce
 
 import numpy as np
@@ -26,12 +26,13 @@ class Disagreement:
 
     Attributes:
         extra, missing: sums of the confidence over voxels that only the label, or only the prediction, has (voxels).
-        size: mean number of voxels of label and prediction.
+        size: mean number of voxels of label and prediction. labelled: number of voxels of the label.
     """
 
     extra: float
     missing: float
     size: float
+    labelled: int
 
     @property
     def rate(self) -> float:
@@ -113,7 +114,8 @@ def _weighed(
         given, predicted = given & valid, predicted & valid
     extra = confidence[given & ~predicted].sum(dtype=np.float64)
     missing = confidence[predicted & ~given].sum(dtype=np.float64)
-    return Disagreement(float(extra), float(missing), (int(given.sum()) + int(predicted.sum())) / 2)
+    labelled = int(given.sum())
+    return Disagreement(float(extra), float(missing), (labelled + int(predicted.sum())) / 2, labelled)
 
 
 def joint_disagreement(given: np.ndarray, predicted: np.ndarray, confidence: np.ndarray) -> Disagreement:
@@ -128,12 +130,23 @@ def joint_disagreement(given: np.ndarray, predicted: np.ndarray, confidence: np.
     differs = given != predicted
     extra = confidence[differs & (given > 0)].sum(dtype=np.float64)
     missing = confidence[differs & (given == 0)].sum(dtype=np.float64)
-    return Disagreement(float(extra), float(missing), (int((given > 0).sum()) + int((predicted > 0).sum())) / 2)
+    labelled = int((given > 0).sum())
+    return Disagreement(float(extra), float(missing), (labelled + int((predicted > 0).sum())) / 2, labelled)
 
 
 def pooled(parts: Sequence[Disagreement]) -> Disagreement:
     """All structures of a case together, for regions, which overlap."""
-    return Disagreement(*(sum(getattr(p, name) for p in parts) for name in ("extra", "missing", "size")))
+    return Disagreement(*(sum(getattr(p, name) for p in parts) for name in ("extra", "missing", "size", "labelled")))
+
+
+def with_usual_size(parts: Sequence[Disagreement]) -> list[Disagreement]:
+    """One structure in all cases: where a label lacks it, its size is at least the median of those that have it.
+
+    Of a few stray voxels that the network predicts there, all disagree, as do all of a structure that was left out.
+    """
+    sizes = [part.labelled for part in parts if part.labelled > 0]
+    usual = float(np.median(sizes)) if sizes else 0.0
+    return [part if part.labelled > 0 else replace(part, size=max(part.size, usual)) for part in parts]
 
 
 def expected_rate(rates: np.ndarray, trusted: np.ndarray, elsewhere: float = np.inf) -> float:

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-device", "--device", default="cuda", help="cuda, cpu or mps (default: cuda, as nnU-Net)")
     parser.add_argument("--disable_tta", action="store_true", help="no test-time mirroring (faster)")
     parser.add_argument("-step_size", type=float, default=0.5, help="step of the sliding window (default: 0.5)")
-    parser.add_argument("--cases", nargs="+", metavar="CASE", help="only these cases")
+    parser.add_argument("--cases", nargs="+", metavar="CASE", help="only these, and the trusted cases")
     parser.add_argument("--worst", type=int, default=20, help="cases with pictures in the page (default: 20)")
     parser.add_argument("--overwrite", action="store_true", help="replace the folder of an earlier audit")
     trust = parser.add_argument_group("growing the trusted cases")

@@ -28,6 +28,7 @@ from nnunetv2_metadcseg.label_audit import (
     proposed_label,
     reliability,
     unit,
+    with_usual_size,
     wrong_probability,
 )
 from nnunetv2_metadcseg.label_audit_calibration import Calibration, by_structure, calibrate, lean_notes, size_errors
@@ -155,6 +156,7 @@ def score(findings: Sequence[CaseFinding]) -> None:
 
     Cases predicted by a network that has seen their label disagree less, so each group has its own expectation.
     """
+    _give_empty_labels_the_usual_size(findings)
     checked = [f for f in findings if f.trusted]
     for group in _groups(findings):
         trusted = np.array([f.trusted for f in group])
@@ -168,6 +170,14 @@ def score(findings: Sequence[CaseFinding]) -> None:
                 finding.labels.append(LabelFinding(name, finding.parts[name].rate, reliability(ratio), direction))
     for rank, finding in enumerate(sorted(findings, key=lambda f: (-f.ratio, f.case)), 1):
         finding.rank = rank
+
+
+def _give_empty_labels_the_usual_size(findings: Sequence[CaseFinding]) -> None:
+    for finding, whole in zip(findings, with_usual_size([f.whole for f in findings]), strict=True):
+        finding.whole = whole
+    for name in findings[0].parts:
+        for finding, part in zip(findings, with_usual_size([f.parts[name] for f in findings]), strict=True):
+            finding.parts[name] = part
 
 
 def _groups(findings: Sequence[CaseFinding]) -> Iterable[list[CaseFinding]]:
@@ -199,14 +209,17 @@ def run_audit(
 
     Args:
         worst: how many cases get pictures in the page. overwrite: replace `out`, if it is an earlier audit.
-        cases: only these (default: all that the folds were trained or validated on).
+        cases: only these and the trusted cases, which calibrate the audit and say what is expected of right labels
+            (default: all that the folds were trained or validated on).
         progress: wraps the loops over cases, tqdm for instance.
 
     Raises:
         AuditError: `out` exists, or something is missing in the data set.
     """
     check_output(out, overwrite)
-    names = model.cases() if cases is None else sorted(cases)
+    names = model.cases()
+    if cases is not None:
+        names = [case for case in names if case in {*cases, *model.trusted}]
     if not names:
         raise AuditError("There is no case to audit, expected training or validation cases in splits_final.json.")
     missing = [case for case in names if not model.given_file(case).is_file()]

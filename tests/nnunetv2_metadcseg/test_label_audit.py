@@ -9,6 +9,7 @@ import pytest
 
 from nnunetv2_metadcseg.label_audit import (
     MAX_OPTIMISM,
+    Disagreement,
     disagreement,
     error_direction,
     expected_rate,
@@ -17,6 +18,7 @@ from nnunetv2_metadcseg.label_audit import (
     pooled,
     proposed_label,
     reliability,
+    with_usual_size,
     wrong_probability,
 )
 
@@ -90,6 +92,16 @@ def test_pooled_adds_up():
     ]
     whole = pooled(parts)
     assert (whole.extra, whole.missing, whole.size) == (1, 1, 2)
+
+
+def test_stray_voxels_where_a_label_is_empty_weigh_little_but_a_left_out_structure_does():
+    labelled = [Disagreement(10, 0, 100, 100), Disagreement(30, 0, 200, 210)]
+    stray, left_out, neither = Disagreement(0, 4, 2, 0), Disagreement(0, 300, 150, 0), Disagreement(0, 0, 0, 0)
+    found = with_usual_size([*labelled, stray, left_out, neither])
+    assert found[:2] == labelled
+    assert [part.size for part in found[2:]] == [155, 155, 155]
+    assert found[2].rate < 0.05 < 1 < found[3].rate and found[4].rate == 0
+    assert with_usual_size([stray]) == [stray]  # nothing to tell the usual size from
 
 
 def test_expected_rate_is_the_trusted_one_within_bounds():

@@ -29,7 +29,7 @@ SHIFTS = (1.0, np.nan, 12.0, 3.5)
 def audit() -> Audit:
     findings = []
     for name, rate in zip(NAMES, RATES, strict=True):
-        parts = {"head": Disagreement(rate, 0, 1), "tail": Disagreement(0, rate / 2, 1)}
+        parts = {"head": Disagreement(rate, 0, 1, 1), "tail": Disagreement(0, rate / 2, 1, 1)}
         findings.append(
             CaseFinding(
                 name, True, name == "good", parts, pooled(list(parts.values())), None, (4, 9, 9), (2.0, 1.0, 1.0)
@@ -158,7 +158,7 @@ def test_csv_and_json_agree_with_the_findings(audit, tmp_path):
 
 def test_score_gives_every_group_its_own_expectation():
     def finding(name, rate, out_of_fold):
-        part = Disagreement(rate, 0, 1)
+        part = Disagreement(rate, 0, 1, 1)
         return CaseFinding(name, out_of_fold, False, {"x": part}, part, None, (1, 1, 1), (1, 1, 1))
 
     # Seen cases disagree ten times less, the odd ones of both groups are found all the same.

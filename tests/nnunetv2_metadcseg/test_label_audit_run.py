@@ -115,8 +115,12 @@ def test_uses_learned_weights_where_there_are_some(tmp_path):
     assert np.load(tmp_path / "out" / "suspicion" / "large.npy")[wrong].min() >= 90
 
 
-def test_only_some_cases(tmp_path):
-    audit = run_audit(FakeModel(tmp_path / "pre"), tmp_path / "out", worst=0, cases=["large", "fine_1"])
+def test_only_some_cases_are_measured_by_the_trusted_ones_too(tmp_path):
+    model = FakeModel(tmp_path / "pre")
+    audit = run_audit(model, tmp_path / "out", worst=0, cases=["large", "fine_1"])
+    assert {f.case for f in audit.findings} == {"large", "fine_1", "trusted"}
+    model.trusted = []
+    audit = run_audit(model, tmp_path / "other", worst=0, cases=["large", "fine_1"])
     assert {f.case for f in audit.findings} == {"large", "fine_1"}
     assert any("No trusted case" in note for note in audit.about["notes"])
 
