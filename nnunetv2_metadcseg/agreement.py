@@ -173,6 +173,12 @@ class CaseAgreement:
         """Disagreeing voxels per structure voxel, (num_cases, D); zero for cases not yet seen."""
         return self.counts / self.sizes.clamp_min(1e-6)[:, None]
 
+    def excess(self) -> Tensor:
+        """By how much more given labels disagree with the teacher than trusted ones, a scalar; nan if unknown."""
+        rates, seen = self.rates().sum(1), self.sizes > 0
+        trusted, given = seen & self.trusted, seen & ~self.trusted
+        return (rates * given).sum() / given.sum() - (rates * trusted).sum() / trusted.sum()
+
     def teacher_error(self) -> Tensor:
         """Expected disagreement of the teacher with right labels of unseen cases, per direction: (D,)."""
         rates, seen = self.rates(), self.sizes > 0

@@ -15,7 +15,7 @@ from nnunetv2_metadcseg.config import MetaDCSegConfig
 from nnunetv2_metadcseg.data_loading import ExtraSegChannels
 from nnunetv2_metadcseg.epoch_statistics import counted
 from nnunetv2_metadcseg.feature_tap import FeatureTap, last_segmentation_layer, unwrap, without_deep_supervision
-from nnunetv2_metadcseg.given_label_head import GivenLabelHead
+from nnunetv2_metadcseg.given_label_head import GivenLabelHead, GradientGate
 from nnunetv2_metadcseg.losses import present_soft_dice
 from nnunetv2_metadcseg.network_gain import NetworkGain, keep_compiled_graphs
 from nnunetv2_metadcseg.opinion import OpinionNetwork, mixed_opinion
@@ -46,13 +46,15 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         last_segmentation_layer(network)  # says what is missing before anything is built on it
         self.collective = Collective()
         self.given_head = self._build_given_head() if self.config.given_head > 0 else None
-        self.teacher = self._build_teacher(network) if self.config.teacher else None
+        self.teacher_speaks = self.config.teacher
+        self.teacher = self._build_teacher(network) if self.config.teacher or self.config.memorised_share > 0 else None
         self.tap = FeatureTap(network)
         self.least_trusted = int(self.batch_size > 1)  # a step without one teaches worse (docs/lab_notebook.md, i)
         if self.config.influence == "network":
             keep_compiled_graphs()
         self.network_gain = NetworkGain(self.config.influence_momentum, self.collective)
         self._given_loss: Tensor | float = 0.0
+        self.gate = GradientGate()  # what the given labels may teach the features
         self.weighting: LabelWeighting | None = None  # needs the cases: see build_train_loader
         self._weighting_state: dict | None = None  # of a checkpoint, until the cases are numbered
         self.training_step = 0
@@ -118,7 +120,10 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         self.case_index = {case: i for i, case in enumerate(dict.fromkeys(dataset.identifiers))}
         trusted = torch.zeros(len(self.case_index), dtype=torch.bool, device=self.device)
         trusted[[self.case_index[case] for case in loader.trusted]] = True
-        self.weighting = self.weighting_class(self.config, self.label_manager.has_regions, trusted, self.collective)
+        self.weighting = self.weighting_class(
+            *(self.config, self.label_manager.has_regions, trusted, self.collective),
+            memorisation_horizon=max(1, round(self.config.memorisation_fraction * self.total_steps)),
+        )
         if self._weighting_state is not None:
             self._restore_weighting(self._weighting_state, loader.trusted)
             self._weighting_state = None
@@ -147,6 +152,11 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         return step < low or (self.start_dice < self.config.start_dice and step < high)
 
     @property
+    def has_memorised(self) -> bool:
+        """The network knows wrong labels by heart, so the teacher, which does not yet, has taken over as it was."""
+        return self.teacher_speaks and not self.config.teacher
+
+    @property
     def phase(self) -> str:
         """What is trained on now, for the log."""
         return "trusted patches only" if self.starting else "given labels and trusted patches"
@@ -156,7 +166,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
     def train_step(self, batch: dict) -> dict:
         starting = self.starting
         result = super().train_step(batch)
-        if self.teacher is not None:
+        if self.teacher is not None and not self.has_memorised:
             self.teacher.update(self.opinion)
         self.training_step += 1
         if starting and not self.starting:
@@ -203,6 +213,10 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             gain,
             learn,
         )
+        if self.has_memorised:
+            # Labels that are all wrong alike must teach the features all the same: there are no others.
+            belief, bias = alpha.amin(1, keepdim=True), self.weighting.bias
+            self.gate.share = belief + (1 - belief) * bias
         target, weight = self.weighting.mixed_target(
             alpha,
             features[given],
@@ -229,7 +243,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         said = []
         if num_given:
             with self.autocast():
-                logits = self.given_head(features[:num_given])
+                logits = self.given_head(self.gate(features[:num_given]))
             weight = valid[:num_given] if trust is None else valid[:num_given] * trust
             loss = self.local_loss.single(logits, label[:num_given], weight)
             self._given_loss = self.config.given_head * loss
@@ -270,7 +284,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         Args:
             data: images. student, said: probabilities of the student's two last layers (B, K, *S).
         """
-        if self.teacher is None:
+        if not self.teacher_speaks:
             return mixed_opinion(student, said if self.config.given_opinion else None, self.weighting.bias)
         count = len(data) if self._calibrates else num_given
         if count == 0:
@@ -333,7 +347,18 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
         self.weighting.statistics.reset()
+        self._watch_memorisation()
         self._set_trusted_share()
+
+    def _watch_memorisation(self) -> None:
+        """From when on wrong labels are known by heart, the average so far has the say and changes no more."""
+        if self.teacher is None or self.teacher_speaks or self.starting or not self.weighting.memorisation.has_begun():
+            return
+        self.teacher_speaks = True
+        self.print_to_log_file(
+            "The network has begun to know wrong labels by heart: from now on the second opinion is that of its "
+            "average over the last steps, which changes no more."
+        )
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         super().on_train_epoch_end(train_outputs)
@@ -387,7 +412,8 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             "start_dice": self.start_dice,
             "trusted_dice_average": self.trusted_dice_average,
             "best_trusted_dice": self.best_trusted_dice,
-            "teacher": None if self.teacher is None else self.teacher.state_dict(),
+            "teacher": self.teacher.state_dict() if self.teacher_speaks else None,
+            "silent_teacher": None if self.teacher is None or self.teacher_speaks else self.teacher.state_dict(),
             "network_gain": self.network_gain.direction,
             "given_head": None if self.given_head is None else self.given_head.state_dict(),
             "cases": list(self.case_index),
@@ -400,8 +426,10 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         self.start_dice = state["start_dice"]
         self.trusted_dice_average = state["trusted_dice_average"]
         self._best_ema = self.best_trusted_dice = state["best_trusted_dice"]
-        if self.teacher is not None:
-            self.teacher.load_state_dict(state["teacher"])
+        self.teacher_speaks = state["teacher"] is not None
+        average = state["teacher"] or state.get("silent_teacher")  # checkpoints before 2026-11-27 may have neither
+        if self.teacher is not None and average is not None:
+            self.teacher.load_state_dict(average)
         self.network_gain.direction = state["network_gain"]
         if self.given_head is not None:
             self.given_head.load_state_dict(state["given_head"])
@@ -433,6 +461,6 @@ def describe_epoch(means: dict[str, float], phase: str) -> str:
     return (
         f"MetaDCSeg: disagreeing voxels {show('disagreeing')}, alpha there {show('alpha')}, beta there {show('beta')}, "
         f"boundary share {show('boundary')}, Dice on trusted patches {show('trusted_dice')}, "
-        f"one-sidedness of label errors {show('label_bias')}, "
+        f"one-sidedness of label errors {show('label_bias')}, excess disagreement of given labels {show('excess')}, "
         f"weight of given-label patches {show('case_weight')} ({phase})"
     )

@@ -30,6 +30,7 @@ from nnunetv2_metadcseg.evidence import (
 )
 from nnunetv2_metadcseg.given_label_head import LabelBias
 from nnunetv2_metadcseg.influence import HeadInfluence, logit_gradient
+from nnunetv2_metadcseg.memorisation import MemorisationWatch
 from nnunetv2_metadcseg.meta_weights import MetaWeights
 
 
@@ -40,10 +41,16 @@ class LabelWeighting:
         config: settings. regions: sigmoid heads.
         trusted: (number of cases,) bool, which of the numbered cases are trusted.
         collective: reductions over DDP ranks.
+        memorisation_horizon: steps over which the watch on memorisation averages.
     """
 
     def __init__(
-        self, config: MetaDCSegConfig, regions: bool, trusted: Tensor, collective: Collective | None = None
+        self,
+        config: MetaDCSegConfig,
+        regions: bool,
+        trusted: Tensor,
+        collective: Collective | None = None,
+        memorisation_horizon: int = 1,
     ) -> None:
         self.config, self.regions = config, regions
         self.collective = collective or Collective()
@@ -67,6 +74,7 @@ class LabelWeighting:
         )
         self.mean_odds: Tensor | None = None  # of the given label by the teacher, where they disagree
         self.label_bias = LabelBias(config.bias_momentum, trusted.device, self.collective)
+        self.memorisation = MemorisationWatch(memorisation_horizon, config.memorised_share, device=trusted.device)
         self.statistics = EpochStatistics()
 
     @property
@@ -92,6 +100,10 @@ class LabelWeighting:
     def observe_agreement(self, cases: Tensor, found: Disagreement) -> None:
         """Count the disagreements of the patches' cases (B,)."""
         self.agreement.update(cases, found.counts(), found.sizes)
+        if self.config.memorised_share > 0:
+            excess = self.agreement.excess()
+            self.memorisation.update(excess)
+            self.statistics.add(excess=excess)
 
     @torch.no_grad()
     def observe_bias(self, said: Tensor, predicted: Tensor, label: Tensor, valid: Tensor) -> None:
@@ -230,6 +242,7 @@ class LabelWeighting:
             "direction": self.direction.direction,
             "mean_odds": self.mean_odds,
             "label_bias": self.label_bias.counts,
+            "memorisation": self.memorisation.state_dict(),
             "meta": self.meta.state_dict(),
         }
 
@@ -238,4 +251,6 @@ class LabelWeighting:
         self.centers.load_state_dict(state["centers"])
         self.direction.direction = state["direction"]
         self.mean_odds, self.label_bias.counts = state["mean_odds"], state["label_bias"]
+        if "memorisation" in state:  # checkpoints before 2026-11-27 have none
+            self.memorisation.load_state_dict(state["memorisation"])
         self.meta.load_state_dict(state["meta"])

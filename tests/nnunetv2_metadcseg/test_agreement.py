@@ -96,6 +96,13 @@ class TestCases:
         cases.update(torch.tensor([0]), torch.tensor([[0.0, 8.0, 0.0]]), torch.tensor([16.0]))
         torch.testing.assert_close(cases.rates()[0], torch.tensor([0.375, 0.125, 0.0]))
 
+    def test_excess_is_what_given_labels_disagree_more_than_trusted_ones(self):
+        cases = agreement([[0.3, 0.2, 0.0], [0.1, 0.1, 0.1], [0.1, 0.0, 0.0]], [False, False, True])
+        assert cases.excess().item() == pytest.approx((0.5 + 0.3) / 2 - 0.1)
+        assert agreement([[0.5, 0, 0], [0.3, 0, 0]], [False, False]).excess().isnan()  # no trusted case
+        unseen = CaseAgreement(2, torch.tensor([True, False]))
+        assert unseen.excess().isnan()
+
     def test_patches_without_structure_teach_nothing(self):
         cases = agreement([[0.5, 0.25, 0]], [False])
         before = cases.rates().clone()

@@ -179,8 +179,29 @@ class TestSteps:
         steps(trainer, 2)
         assert trainer.teacher.updates == 3
 
-    def test_no_teacher_by_default(self, make):
+    def test_the_teacher_is_silent_until_wrong_labels_are_known_by_heart(self, make, monkeypatch):
         trainer = start(make())
+        steps(trainer, 2)
+        assert trainer.teacher.updates == 2 and not trainer.teacher_speaks
+        assert trainer.extra_state()["teacher"] is None  # the audit asks who has the say
+        trainer.on_train_epoch_start()
+        assert not trainer.teacher_speaks and trainer.gate.share is None
+        monkeypatch.setattr(trainer.weighting.memorisation, "has_begun", lambda: True)
+        trainer.on_train_epoch_start()
+        before = [parameter.clone() for parameter in trainer.teacher.module.parameters()]
+        batch = steps(trainer, 2)[-1]
+        assert all(map(torch.equal, trainer.teacher.module.parameters(), before))
+        assert trainer.extra_state()["teacher"]["updates"] == 2
+        share, bias = trainer.gate.share, trainer.weighting.bias
+        assert share.shape == (batch["num_given"], 1, *batch["target"].shape[2:])
+        assert (share >= bias).all() and share.min() < share.max() <= 1
+
+    def test_no_teacher_where_memorisation_is_not_watched(self, make):
+        class Never(ShortStart):
+            config = replace(ShortStart.config, memorised_share=0.0)
+
+        trainer = start(make(), Never)
+        steps(trainer, 2)
         assert trainer.teacher is None and trainer.extra_state()["teacher"] is None
 
     def test_validation_step_is_nnunets(self, make):

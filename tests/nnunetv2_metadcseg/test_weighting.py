@@ -336,6 +336,6 @@ def test_statistics_of_an_epoch():
     for seed in range(2):
         step(weighting, Batch(seed))
     means = weighting.statistics.means()
-    assert set(means) == {"boundary", "disagreeing", "alpha", "beta", "case_weight"}
+    assert set(means) == {"boundary", "disagreeing", "alpha", "beta", "case_weight", "excess"}
     assert all(0 < value < 1 for value in means.values())
     assert means["alpha"] + means["beta"] == pytest.approx(1)

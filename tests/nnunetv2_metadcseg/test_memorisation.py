@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from nnunetv2_metadcseg.memorisation import MemorisationWatch
+
+
+def watched(values: list[float], **settings) -> MemorisationWatch:
+    watch = MemorisationWatch(**{"horizon": 4, "share": 0.8} | settings)
+    for value in values:
+        watch.update(torch.tensor(value))
+    return watch
+
+
+def test_begins_when_the_excess_has_fallen():
+    watch = watched([0.3] * 10)
+    assert not watch.has_begun()
+    for _ in range(3):
+        watch.update(torch.tensor(0.1))
+    assert watch.has_begun()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [0.3] * 20,  # it generalises
+        [0.1, 0.2, 0.3, 0.4, 0.5] * 4,  # noise around a mean
+        [0.04] * 10 + [0.0] * 20,  # nothing wrong with the labels
+        [-0.2] * 20,  # labels agree better than trusted ones
+        [0.9, 0.3, 0.3, 0.3, 0.3, 0.3],  # less than a horizon is no highest mean
+        [],
+    ],
+)
+def test_does_not_begin(values):
+    assert not watched(values).has_begun()
+
+
+def test_what_is_not_known_changes_nothing():
+    watch = watched([0.3] * 5)
+    before = watch.mean.clone()
+    watch.update(torch.tensor(math.nan))
+    assert torch.equal(watch.mean, before)
+
+
+def test_state_goes_on_where_it_stopped():
+    whole, first = watched([0.3] * 6 + [0.2] * 3), watched([0.3] * 6)
+    second = watched([])
+    second.load_state_dict(first.state_dict())
+    for _ in range(3):
+        second.update(torch.tensor(0.2))
+    assert torch.equal(second.mean, whole.mean) and torch.equal(second.highest, whole.highest)
+    assert first.updates == 6  # the state was copied
