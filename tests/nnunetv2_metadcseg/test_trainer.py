@@ -16,6 +16,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch._dynamo import OptimizedModule
 
 from nnunetv2_metadcseg.collective import Collective
+from nnunetv2_metadcseg.memorisation import MemorisationWatch
 from nnunetv2_metadcseg.trainer import nnUNetTrainerMetaDCSeg
 from nnunetv2_metadcseg.trusted_cases import TrustedCasesError
 from nnunetv2_metadcseg.trusted_trainer import random_state, set_random_state, stock_class_name
@@ -80,6 +81,12 @@ def make(tmp_path, monkeypatch):
     for name, value in tiny_dataset.environment(tmp_path).items():
         monkeypatch.setenv(name, value)
     return lambda **settings: tiny_dataset.make(tmp_path, **settings)
+
+
+@pytest.fixture
+def known_by_heart(monkeypatch):
+    """As soon as the excess has been measured once."""
+    monkeypatch.setattr(MemorisationWatch, "has_begun", lambda self: self.updates > 0)
 
 
 def start(dataset: TinyDataset, trainer_class: type = ShortStart, **settings):
@@ -195,6 +202,16 @@ class TestSteps:
         share, bias = trainer.gate.share, trainer.weighting.bias
         assert share.shape == (batch["num_given"], 1, *batch["target"].shape[2:])
         assert (share >= bias).all() and share.min() < share.max() <= 1
+
+    @pytest.mark.parametrize("kind", ["regions", "ignore"])
+    def test_trains_on_after_the_takeover(self, make, known_by_heart, kind):
+        trainer = start(make(kind=kind))
+        steps(trainer, 2)
+        trainer.on_train_epoch_start()
+        assert trainer.has_memorised
+        before = [parameter.clone() for parameter in trainer.network.parameters()]
+        steps(trainer, 2)
+        assert not any(map(torch.equal, before[:1], trainer.network.parameters()))
 
     def test_no_teacher_where_memorisation_is_not_watched(self, make):
         class Never(ShortStart):
@@ -451,6 +468,12 @@ class TestResume:
         assert got.keys() == expected.keys()
         assert [name for name in got if not torch.equal(got[name], expected[name])] == []
         assert second.best_trusted_dice == unbroken.best_trusted_dice
+
+    def test_goes_on_after_the_takeover(self, make, known_by_heart):
+        unbroken, second = unbroken_and_resumed(make(), ShortStart, 2, 2, epochs=4, iterations=3)
+        assert unbroken.has_memorised and second.has_memorised
+        expected, got = everything(unbroken), everything(run(second))
+        assert [name for name in got if not torch.equal(got[name], expected[name])] == []
 
     def test_a_finished_training_is_left_as_it_is(self, make):
         dataset = make()
