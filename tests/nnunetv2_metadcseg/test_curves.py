@@ -16,7 +16,7 @@ from tests.nnunetv2_metadcseg.test_trainer import ShortStart, seed
 
 EPOCHS = 3
 NNUNETS = {"train_losses", "val_losses", "mean_fg_dice", "ema_fg_dice", "lrs"}
-OURS = {"disagreeing", "alpha", "beta", "boundary", "trusted_dice", "label_bias", "case_weight"}
+OURS = {"disagreeing", "alpha", "beta", "boundary", "trusted_dice", "label_bias", "excess", "case_weight"}
 
 
 class Recorder:
