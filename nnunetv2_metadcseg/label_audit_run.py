@@ -304,7 +304,19 @@ def _write_maps(folder: Path, file: Path, finding: CaseFinding, model: TrainedMo
     percent = np.rint(100 * suspicion).astype(np.uint8)
     for kind, array in (("suspicion", percent), ("proposed", proposed)):
         model.write(array, folder / kind / f"{finding.case}{model.file_ending}", properties)
-    shutil.copyfile(model.given_file(finding.case), folder / "given" / f"{finding.case}{model.file_ending}")
+    _copy_given(folder, finding.case, model)
+
+
+def _copy_given(folder: Path, case: str, model: TrainedModel) -> None:
+    """Copies the label, and where nnU-Net's writer keeps the spacing in a file of its own (TIFF), that as well.
+
+    It is taken from the proposed label: nnU-Net does not bring it to the preprocessed folder.
+    """
+    name = f"{case}{model.file_ending}"
+    shutil.copyfile(model.given_file(case), folder / "given" / name)
+    side_file = folder / "proposed" / f"{case}.json"
+    if side_file.is_file():
+        shutil.copyfile(side_file, folder / "given" / side_file.name)
 
 
 # ---- what is written ------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 
+from nnunetv2_metadcseg.label_audit_output import check_output
 from nnunetv2_metadcseg.label_audit_predict import AuditError, CasePrediction, Structure, TrainedModel
 from nnunetv2_metadcseg.label_audit_run import measure, probability_of_given, run_audit, voxel_suspicion
 
@@ -45,13 +46,16 @@ class FakeModel:
         self.reader = SimpleNamespace(read_seg=lambda file: (np.load(file)[None], PROPERTIES))
         (preprocessed / "gt_segmentations").mkdir(parents=True)
         for case, label in self.labels.items():
-            np.save(self.given_file(case), label)
+            self.write_label(case, label)
 
     def cases(self):
         return sorted(self.labels)
 
+    def write_label(self, case, label):
+        np.save(self.given_file(case), label)
+
     def given_file(self, case):
-        return self.preprocessed / "gt_segmentations" / f"{case}.npy"
+        return self.preprocessed / "gt_segmentations" / f"{case}{self.file_ending}"
 
     def image(self, case):
         if self.broken:
@@ -105,6 +109,35 @@ def test_finds_the_wrong_case_and_writes_everything(tmp_path):
     assert content["trainer"] == "Trainer" and content["cases"]["trusted"]["trusted"] is True
     assert any("No learned weights" in note for note in content["notes"])
     assert any(note.startswith("1 of 4 cases") for note in content["notes"])
+
+
+class TiffModel(FakeModel):
+    """As nnU-Net keeps TIFF: the spacing lies beside the file, but not in the preprocessed folder."""
+
+    file_ending = ".tif"
+
+    def __init__(self, preprocessed: Path) -> None:
+        from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
+
+        self.tiff = Tiff3DIO()
+        super().__init__(preprocessed)
+        self.reader = self.tiff
+
+    def write_label(self, case, label):
+        self.write(label, self.given_file(case), PROPERTIES)
+        self.given_file(case).with_suffix(".json").unlink()
+
+    def write(self, array, file, properties):
+        self.tiff.write_seg(array, str(file), properties)
+
+
+def test_the_spacing_beside_a_tiff_goes_with_every_map(tmp_path):
+    model = TiffModel(tmp_path / "pre")
+    run_audit(model, tmp_path / "out")
+    for kind in ("given", "proposed", "suspicion"):
+        content, properties = model.reader.read_seg(str(tmp_path / "out" / kind / "large.tif"))
+        assert content.shape == (1, *SHAPE) and list(properties["spacing"]) == list(PROPERTIES["spacing"])
+    check_output(tmp_path / "out", overwrite=True)  # none of them counts as the work of a person
 
 
 def test_uses_learned_weights_where_there_are_some(tmp_path):
