@@ -31,6 +31,7 @@ from nnunetv2_metadcseg.label_audit import (
     with_usual_size,
     wrong_probability,
 )
+from nnunetv2_metadcseg.label_audit_balance import Balance, find_balance, side_note
 from nnunetv2_metadcseg.label_audit_calibration import Calibration, by_structure, calibrate, lean_notes, size_errors
 from nnunetv2_metadcseg.label_audit_output import MAPS, check_output, written_whole
 from nnunetv2_metadcseg.label_audit_predict import AuditError, CasePrediction, Structure, TrainedModel
@@ -159,12 +160,10 @@ def score(findings: Sequence[CaseFinding]) -> None:
     _give_empty_labels_the_usual_size(findings)
     checked = [f for f in findings if f.trusted]
     for group in _groups(findings):
-        trusted = np.array([f.trusted for f in group])
-        ratios = _ratios([f.rate for f in group], trusted, [f.rate for f in checked])
-        for finding, ratio in zip(group, ratios, strict=True):
+        for finding, ratio in zip(group, _ratios(group, checked, lambda f: f.whole), strict=True):
             finding.ratio = ratio
         for name in group[0].parts:
-            own = _ratios([f.parts[name].rate for f in group], trusted, [f.parts[name].rate for f in checked])
+            own = _ratios(group, checked, lambda f, name=name: f.parts[name])
             for finding, ratio in zip(group, own, strict=True):
                 direction = ErrorDirection("none", np.nan, np.nan, np.nan, 0, 0)
                 finding.labels.append(LabelFinding(name, finding.parts[name].rate, reliability(ratio), direction))
@@ -187,11 +186,22 @@ def _groups(findings: Sequence[CaseFinding]) -> Iterable[list[CaseFinding]]:
             yield group
 
 
-def _ratios(rates: Sequence[float], trusted: np.ndarray, checked: Sequence[float]) -> list[float]:
-    """Rates of a group by what is expected of right labels; checked: rates of the trusted cases of all groups."""
-    elsewhere = float(np.mean(checked)) if len(checked) else np.inf
-    rates = np.asarray(rates)
-    return (rates / expected_rate(rates, trusted, elsewhere)).tolist()
+def _ratios(
+    group: Sequence[CaseFinding], checked: Sequence[CaseFinding], part: Callable[[CaseFinding], Disagreement]
+) -> list[float]:
+    """Rates of a group by what is expected of right labels; checked: the trusted cases of all groups."""
+    balance = group_balance(group, checked, part)
+    rates = np.array([balance.rate(part(f)) for f in group])
+    elsewhere = float(np.mean([balance.rate(part(f)) for f in checked])) if checked else np.inf
+    return (rates / expected_rate(rates, np.array([f.trusted for f in group]), elsewhere)).tolist()
+
+
+def group_balance(
+    group: Sequence[CaseFinding], checked: Sequence[CaseFinding], part: Callable[[CaseFinding], Disagreement]
+) -> Balance:
+    """That of a group's doubtful cases beside its own trusted ones, or where it has none, beside all."""
+    right = [f for f in group if f.trusted] or checked
+    return find_balance([part(f) for f in group if not f.trusted], [part(f) for f in right])
 
 
 # ---- the whole audit ------------------------------------------------------------------------------------------------
@@ -337,7 +347,9 @@ def describe(model: TrainedModel, findings: Sequence[CaseFinding], calibration: 
         "trainer": next((network.trainer for network in networks if network.trainer), model.folder.name.split("__")[0]),
         "signals": signals,
         "offsets": by_structure(calibration, model.structures),
-        "notes": _notes(model, findings, learned) + lean_notes(size_errors(calibration, model.structures)),
+        "notes": _notes(model, findings, learned)
+        + lean_notes(size_errors(calibration, model.structures))
+        + _side_notes(findings),
         "file_ending": model.file_ending,
     }
 
@@ -366,6 +378,12 @@ def _notes(model: TrainedModel, findings: Sequence[CaseFinding], learned: bool) 
             "the others; train and give all folds, and compare ranks within each kind only."
         )
     return notes
+
+
+def _side_notes(findings: Sequence[CaseFinding]) -> list[str]:
+    checked = [f for f in findings if f.trusted]
+    balances = [group_balance(group, checked, lambda f: f.whole) for group in _groups(findings)]
+    return list(dict.fromkeys(note for balance in balances for note in side_note(balance)))
 
 
 def rows(audit: Audit, ending: str) -> list[dict[str, Any]]:

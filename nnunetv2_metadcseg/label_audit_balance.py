@@ -1,0 +1,74 @@
+"""Label audit, one-sided errors: by how much labels are too large or too small beside right ones, and what is doubted.
+
+The calibration makes predictions of trusted cases as large as their labels on average, and cautiously: one generously
+drawn trusted case can hide that a network predicts all others too large. Predictions then lack little of a label that
+is too large, and have much that a right label lacks. So every label is compared with the typical trusted one, and where
+nearly all that is left goes one way, what goes the other way is taken for the network's mistake. Arrays only.
+Evidence: docs/label_audit.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from nnunetv2_metadcseg.label_audit import Disagreement
+
+MOST_DISCOUNT = 0.75  # what goes the other way keeps a quarter: among large labels one may lack a structure
+LARGEST = 0.5  # of a case's balance when the side is told: a few wrecked labels must not decide
+PRIOR_CASES = 2  # balanced ones, beside the trusted: a single trusted case would be measured by itself
+NOTED_SIDE = 0.5  # from which the side is worth a note
+
+
+@dataclass(frozen=True)
+class Balance:
+    """How labels of a group of cases differ from predictions.
+
+    Attributes:
+        center: (extra - missing) / size of a right label; not zero where predictions are too large or too small.
+        side: 1 where labels are all too large beside that, -1 where all are too small, 0 where errors cancel out.
+    """
+
+    center: float = 0.0
+    side: float = 0.0
+
+    def rate(self, part: Disagreement) -> float:
+        """Confident disagreement per voxel of the structure, beside right labels; 0 where there is no structure.
+
+        `Disagreement.rate` with the balance counted from the center, and less of what goes the other way.
+        """
+        if part.size <= 0:
+            return 0.0
+        both = min(part.extra, part.missing) / part.size  # a shift has as much of one as of the other
+        balance = _balance(part) - self.center
+        large, small = both + max(balance, 0.0), both + max(-balance, 0.0)
+        keep_large, keep_small = (1 - MOST_DISCOUNT * max(side, 0.0) for side in (-self.side, self.side))
+        return keep_large * large + keep_small * small
+
+
+def find_balance(doubtful: Sequence[Disagreement], right: Sequence[Disagreement]) -> Balance:
+    """The balance of doubtful labels beside right ones; that of no knowledge if one of the two is missing."""
+    right, doubtful = ([_balance(part) for part in parts if part.size > 0] for parts in (right, doubtful))
+    if not right or not doubtful:
+        return Balance()
+    center = float(np.median(right)) * len(right) / (len(right) + PRIOR_CASES)
+    error = np.clip(np.array(doubtful) - center, -LARGEST, LARGEST)
+    total = float((error**2).sum())
+    return Balance(center, float((error * np.abs(error)).sum()) / total if total > 0 else 0.0)
+
+
+def side_note(balance: Balance) -> list[str]:
+    """What the reader should know of one-sided labels, or nothing."""
+    if abs(balance.side) < NOTED_SIDE:
+        return []
+    size, other = ("large", "lack") if balance.side > 0 else ("small", "have too much")
+    return [
+        f"Where labels differ from the predictions beyond what trusted labels do, they are mostly too {size}; what "
+        f"they {other} there counts less."
+    ]
+
+
+def _balance(part: Disagreement) -> float:
+    return (part.extra - part.missing) / part.size

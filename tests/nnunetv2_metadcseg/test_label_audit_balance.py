@@ -1,0 +1,67 @@
+"""One-sided label errors in the audit: labels are measured beside right ones, and one side is doubted more."""
+
+from __future__ import annotations
+
+import pytest
+
+from nnunetv2_metadcseg.label_audit import Disagreement
+from nnunetv2_metadcseg.label_audit_balance import MOST_DISCOUNT, Balance, find_balance, side_note
+
+NOTHING = Disagreement(0, 0, 0, 0)
+
+
+def part(extra: float, missing: float) -> Disagreement:
+    return Disagreement(100 * extra, 100 * missing, 100, 100)
+
+
+RIGHT = [part(0.0, 0.15), part(0.01, 0.14), part(0.2, 0.0)]  # predictions are too large; one label is drawn generously
+
+
+def test_labels_are_measured_beside_the_typical_right_one():
+    """A right label lacks what the network predicts too much, a wrong one agrees with it."""
+    right, wrong = part(0.0, 0.16), part(0.12, 0.01)
+    assert right.rate > wrong.rate
+    balance = find_balance([right, right, wrong, wrong], RIGHT)
+    assert balance.center == pytest.approx(-0.13 * 3 / 5)
+    assert balance.rate(wrong) > 2 * balance.rate(right)
+
+
+def test_the_side_of_errors_that_go_one_way_or_cancel_out():
+    even = [part(0.05, 0.05), part(0.04, 0.04)]
+    large, small, moved = part(0.3, 0), part(0, 0.3), part(0.2, 0.2)
+    assert find_balance([large, moved, large], even).side == pytest.approx(1)
+    assert find_balance([small, moved, small], even).side == pytest.approx(-1)
+    cancelling = find_balance([large, small, moved], even)
+    assert cancelling.side == pytest.approx(0) and cancelling.center == 0
+    assert cancelling.rate(large) == large.rate and cancelling.rate(moved) == moved.rate
+
+
+def test_a_wrecked_label_does_not_decide_the_side():
+    assert find_balance([part(1.9, 0), *[part(0, 0.3)] * 6], [part(0, 0)]).side < 0
+
+
+def test_a_left_out_structure_counts_among_labels_that_are_too_large():
+    balance = Balance(0.0, 1.0)
+    assert balance.rate(part(0, 2.0)) == pytest.approx((1 - MOST_DISCOUNT) * 2)
+    assert balance.rate(part(0.3, 0)) == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize(("doubtful", "right"), [([], RIGHT), (RIGHT, []), (RIGHT, [NOTHING]), ([NOTHING], RIGHT)])
+def test_without_right_or_doubtful_labels_nothing_is_known(doubtful, right):
+    assert find_balance(doubtful, right) == Balance()
+    assert Balance().rate(RIGHT[1]) == pytest.approx(RIGHT[1].rate)
+
+
+def test_no_structure_no_disagreement():
+    assert Balance(-0.1, 1.0).rate(NOTHING) == 0
+
+
+def test_a_single_trusted_case_is_not_measured_by_itself():
+    only = part(0.0, 0.1)
+    assert find_balance([part(0.3, 0)], [only]).rate(only) > 0
+
+
+def test_a_marked_side_is_noted():
+    assert side_note(Balance(0.0, 0.4)) == []
+    assert "mostly too large; what they lack there counts less" in side_note(Balance(0.0, 0.9))[0]
+    assert "mostly too small; what they have too much there counts less" in side_note(Balance(0.0, -0.9))[0]
