@@ -18,7 +18,7 @@ from nnunetv2_metadcseg.label_audit import Disagreement
 
 MOST_DISCOUNT = 0.75  # what goes the other way keeps a quarter: among large labels one may lack a structure
 LARGEST = 0.5  # of a case's balance when the side is told: a few wrecked labels must not decide
-PRIOR_CASES = 2  # balanced ones, beside the trusted: a single trusted case would be measured by itself
+PRIOR_CASES = 5  # balanced ones, beside the trusted: the median of a few says little, of one nothing
 NOTED_SIDE = 0.5  # from which the side is worth a note
 
 

@@ -22,7 +22,7 @@ def test_labels_are_measured_beside_the_typical_right_one():
     right, wrong = part(0.0, 0.16), part(0.12, 0.01)
     assert right.rate > wrong.rate
     balance = find_balance([right, right, wrong, wrong], RIGHT)
-    assert balance.center == pytest.approx(-0.13 * 3 / 5)
+    assert balance.center == pytest.approx(-0.13 * 3 / 8)
     assert balance.rate(wrong) > 2 * balance.rate(right)
 
 
