@@ -121,17 +121,21 @@ def _weighed(
 def joint_disagreement(given: np.ndarray, predicted: np.ndarray, confidence: np.ndarray) -> Disagreement:
     """Confident disagreement of all labels of a case together, for labels that exclude each other.
 
-    A voxel that was given another label's name counts once, as much as any other, not once per label.
+    A voxel that was given another label's name counts once, as much as any other, not once per label: half of it as
+    too much of the one, half as too little of the other.
 
     Args:
         given, predicted: (*S), 0 for background or ignored. confidence: (*S), by how much the predicted label is more
             probable than the given one (|2 p - 1| for one label); 0 where ignored.
     """
-    differs = given != predicted
-    extra = confidence[differs & (given > 0)].sum(dtype=np.float64)
-    missing = confidence[differs & (given == 0)].sum(dtype=np.float64)
-    labelled = int((given > 0).sum())
-    return Disagreement(float(extra), float(missing), (labelled + int((predicted > 0).sum())) / 2, labelled)
+    structure, found = given > 0, predicted > 0
+    extra, missing, renamed = (
+        float(confidence[where].sum(dtype=np.float64))
+        for where in (structure & ~found, found & ~structure, structure & found & (given != predicted))
+    )
+    labelled = int(structure.sum())
+    size = (labelled + int(found.sum())) / 2
+    return Disagreement(extra + renamed / 2, missing + renamed / 2, size, labelled)
 
 
 def pooled(parts: Sequence[Disagreement]) -> Disagreement:

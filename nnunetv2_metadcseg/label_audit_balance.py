@@ -18,8 +18,8 @@ from nnunetv2_metadcseg.label_audit import Disagreement
 
 MOST_DISCOUNT = 0.75  # what goes the other way keeps a quarter: among large labels one may lack a structure
 LARGEST = 0.5  # of a case's balance when the side is told: a few wrecked labels must not decide
-PRIOR_CASES = 5  # balanced ones, beside the trusted: the median of a few says little, of one nothing
-NOTED_SIDE = 0.5  # from which the side is worth a note
+PRIOR_CASES = 2  # balanced ones, beside the trusted: a single trusted case would be measured by itself
+NOTED_SIDE = 0.7  # from which the side is worth a note
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,15 @@ class Balance:
     def rate(self, part: Disagreement) -> float:
         """Confident disagreement per voxel of the structure, beside right labels; 0 where there is no structure.
 
-        `Disagreement.rate` with the balance counted from the center, and less of what goes the other way.
+        `Disagreement.rate` with the balance counted from the center, and less of what goes the other way (by the square
+        of the side, which is hardly ever zero by chance).
         """
         if part.size <= 0:
             return 0.0
         both = min(part.extra, part.missing) / part.size  # a shift has as much of one as of the other
         balance = _balance(part) - self.center
         large, small = both + max(balance, 0.0), both + max(-balance, 0.0)
-        keep_large, keep_small = (1 - MOST_DISCOUNT * max(side, 0.0) for side in (-self.side, self.side))
+        keep_large, keep_small = (1 - MOST_DISCOUNT * max(side, 0.0) ** 2 for side in (-self.side, self.side))
         return keep_large * large + keep_small * small
 
 

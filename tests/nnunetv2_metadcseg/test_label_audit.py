@@ -49,7 +49,7 @@ def test_a_voxel_with_another_labels_name_counts_once():
     given, predicted = np.array([[1, 1, 2, 0, 2, 0]]), np.array([[1, 2, 2, 1, 0, 0]])
     confidence = np.array([[0.0, 0.5, 0.0, 0.25, 1.0, 0.0]])
     whole = joint_disagreement(given, predicted, confidence)
-    assert (whole.extra, whole.missing, whole.size) == (1.5, 0.25, 4.0)
+    assert (whole.extra, whole.missing, whole.size) == (1.25, 0.5, 4.0)
 
 
 def test_exclusive_labels_are_decided_by_the_most_probable_class():

@@ -22,7 +22,7 @@ def test_labels_are_measured_beside_the_typical_right_one():
     right, wrong = part(0.0, 0.16), part(0.12, 0.01)
     assert right.rate > wrong.rate
     balance = find_balance([right, right, wrong, wrong], RIGHT)
-    assert balance.center == pytest.approx(-0.13 * 3 / 8)
+    assert balance.center == pytest.approx(-0.13 * 3 / 5)
     assert balance.rate(wrong) > 2 * balance.rate(right)
 
 
@@ -44,6 +44,7 @@ def test_a_left_out_structure_counts_among_labels_that_are_too_large():
     balance = Balance(0.0, 1.0)
     assert balance.rate(part(0, 2.0)) == pytest.approx((1 - MOST_DISCOUNT) * 2)
     assert balance.rate(part(0.3, 0)) == pytest.approx(0.3)
+    assert Balance(0.0, 0.5).rate(part(0, 1.0)) == pytest.approx(1 - MOST_DISCOUNT / 4)
 
 
 @pytest.mark.parametrize(("doubtful", "right"), [([], RIGHT), (RIGHT, []), (RIGHT, [NOTHING]), ([NOTHING], RIGHT)])
@@ -62,6 +63,6 @@ def test_a_single_trusted_case_is_not_measured_by_itself():
 
 
 def test_a_marked_side_is_noted():
-    assert side_note(Balance(0.0, 0.4)) == []
+    assert side_note(Balance(0.0, 0.6)) == []
     assert "mostly too large; what they lack there counts less" in side_note(Balance(0.0, 0.9))[0]
     assert "mostly too small; what they have too much there counts less" in side_note(Balance(0.0, -0.9))[0]
