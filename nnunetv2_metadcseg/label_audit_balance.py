@@ -19,7 +19,6 @@ from nnunetv2_metadcseg.label_audit import Disagreement
 MOST_DISCOUNT = 0.75  # what goes the other way keeps a quarter: among large labels one may lack a structure
 LARGEST = 0.5  # of a case's balance when the side is told: a few wrecked labels must not decide
 PRIOR_CASES = 2  # balanced ones, beside the trusted: a single trusted case would be measured by itself
-NOTED_SIDE = 0.7  # from which the side is worth a note
 
 
 @dataclass(frozen=True)
@@ -58,17 +57,6 @@ def find_balance(doubtful: Sequence[Disagreement], right: Sequence[Disagreement]
     error = np.clip(np.array(doubtful) - center, -LARGEST, LARGEST)
     total = float((error**2).sum())
     return Balance(center, float((error * np.abs(error)).sum()) / total if total > 0 else 0.0)
-
-
-def side_note(balance: Balance) -> list[str]:
-    """What the reader should know of one-sided labels, or nothing."""
-    if abs(balance.side) < NOTED_SIDE:
-        return []
-    size, other = ("large", "lack") if balance.side > 0 else ("small", "have too much")
-    return [
-        f"Where labels differ from the predictions beyond what trusted labels do, they are mostly too {size}; what "
-        f"they {other} there counts less."
-    ]
 
 
 def _balance(part: Disagreement) -> float:

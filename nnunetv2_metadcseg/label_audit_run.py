@@ -9,7 +9,7 @@ import csv
 import json
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from nnunetv2_metadcseg.label_audit import (
     with_usual_size,
     wrong_probability,
 )
-from nnunetv2_metadcseg.label_audit_balance import Balance, find_balance, side_note
+from nnunetv2_metadcseg.label_audit_balance import Balance, find_balance
 from nnunetv2_metadcseg.label_audit_calibration import Calibration, by_structure, calibrate, lean_notes, size_errors
 from nnunetv2_metadcseg.label_audit_output import MAPS, check_output, written_whole
 from nnunetv2_metadcseg.label_audit_predict import AuditError, CasePrediction, Structure, TrainedModel
@@ -347,9 +347,8 @@ def describe(model: TrainedModel, findings: Sequence[CaseFinding], calibration: 
         "trainer": next((network.trainer for network in networks if network.trainer), model.folder.name.split("__")[0]),
         "signals": signals,
         "offsets": by_structure(calibration, model.structures),
-        "notes": _notes(model, findings, learned)
-        + lean_notes(size_errors(calibration, model.structures))
-        + _side_notes(findings),
+        "balances": _balances(findings),
+        "notes": _notes(model, findings, learned) + lean_notes(size_errors(calibration, model.structures)),
         "file_ending": model.file_ending,
     }
 
@@ -380,10 +379,13 @@ def _notes(model: TrainedModel, findings: Sequence[CaseFinding], learned: bool) 
     return notes
 
 
-def _side_notes(findings: Sequence[CaseFinding]) -> list[str]:
+def _balances(findings: Sequence[CaseFinding]) -> dict[str, dict[str, float]]:
+    """Center and side of the labels of all cases of a kind together."""
     checked = [f for f in findings if f.trusted]
-    balances = [group_balance(group, checked, lambda f: f.whole) for group in _groups(findings)]
-    return list(dict.fromkeys(note for balance in balances for note in side_note(balance)))
+    return {
+        "out of fold" if group[0].out_of_fold else "in fold": asdict(group_balance(group, checked, lambda f: f.whole))
+        for group in _groups(findings)
+    }
 
 
 def rows(audit: Audit, ending: str) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nnunetv2_metadcseg.label_audit import Disagreement
-from nnunetv2_metadcseg.label_audit_balance import MOST_DISCOUNT, Balance, find_balance, side_note
+from nnunetv2_metadcseg.label_audit_balance import MOST_DISCOUNT, Balance, find_balance
 
 NOTHING = Disagreement(0, 0, 0, 0)
 
@@ -60,9 +60,3 @@ def test_no_structure_no_disagreement():
 def test_a_single_trusted_case_is_not_measured_by_itself():
     only = part(0.0, 0.1)
     assert find_balance([part(0.3, 0)], [only]).rate(only) > 0
-
-
-def test_a_marked_side_is_noted():
-    assert side_note(Balance(0.0, 0.6)) == []
-    assert "mostly too large; what they lack there counts less" in side_note(Balance(0.0, 0.9))[0]
-    assert "mostly too small; what they have too much there counts less" in side_note(Balance(0.0, -0.9))[0]
