@@ -129,13 +129,9 @@ def joint_disagreement(given: np.ndarray, predicted: np.ndarray, confidence: np.
             probable than the given one (|2 p - 1| for one label); 0 where ignored.
     """
     structure, found = given > 0, predicted > 0
-    extra, missing, renamed = (
-        float(confidence[where].sum(dtype=np.float64))
-        for where in (structure & ~found, found & ~structure, structure & found & (given != predicted))
-    )
-    labelled = int(structure.sum())
-    size = (labelled + int(found.sum())) / 2
-    return Disagreement(extra + renamed / 2, missing + renamed / 2, size, labelled)
+    united = _weighed(structure, found, confidence, None)
+    renamed = float(confidence[structure & found & (given != predicted)].sum(dtype=np.float64))
+    return replace(united, extra=united.extra + renamed / 2, missing=united.missing + renamed / 2)
 
 
 def pooled(parts: Sequence[Disagreement]) -> Disagreement:

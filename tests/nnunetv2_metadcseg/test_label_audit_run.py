@@ -106,7 +106,7 @@ def test_finds_the_wrong_case_and_writes_everything(tmp_path):
     assert len(rows) == 8 and rows[0]["case"] == "large" and rows[0]["unit"] == "mm"
     assert (out / rows[0]["suspicion_file"]).is_file()
     content = json.loads((out / "audit.json").read_text())
-    assert content["balances"]["out of fold"] == {"center": 0, "side": pytest.approx(1, abs=0.01)}  # "large" is
+    assert content["balances"]["out of fold"] == {"center": 0, "side": pytest.approx(1, abs=0.01)}
     assert content["trainer"] == "Trainer" and content["cases"]["trusted"]["trusted"] is True
     assert any("No learned weights" in note for note in content["notes"])
     assert any(note.startswith("1 of 4 cases") for note in content["notes"])
