@@ -93,10 +93,10 @@ class CenterDistance:
         present = mass[:, 0] > 1e-3
         mean = sums[:, :-1] / mass.clamp_min(1e-6)
         if self.centers is None:
-            self.centers, self.seen = mean, present
+            self.centers, self.seen = torch.where(present[:, None], mean, 0.0), present
             return
-        rate = torch.where(self.seen, 1 - self.momentum, 1.0) * present
-        self.centers = self.centers + rate[:, None] * (mean - self.centers)
+        rate = torch.where(self.seen, 1 - self.momentum, 1.0)[:, None]
+        self.centers = torch.where(present[:, None], self.centers + rate * (mean - self.centers), self.centers)
         self.seen = self.seen | present
 
     def distances(self, features: Tensor) -> Tensor:

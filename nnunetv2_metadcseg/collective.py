@@ -26,7 +26,7 @@ class Collective:
 
     def mean(self, tensor: Tensor) -> Tensor:
         """Mean over ranks, same shape."""
-        return self.sum(tensor) / self.world_size
+        return self.sum(tensor) / self.world_size if self.world_size > 1 else tensor
 
     def first(self, tensor: Tensor) -> Tensor:
         """That of the first rank, same shape."""

@@ -13,19 +13,19 @@ class EpochStatistics:
         self.reset()
 
     def reset(self) -> None:
-        self._sums: dict[str, Tensor] = {}
+        self._values: dict[str, list[Tensor]] = {}
 
     def add(self, **values: Tensor) -> None:
         for name, value in values.items():
-            pair = counted(value)
-            self._sums[name] = self._sums[name] + pair if name in self._sums else pair
+            self._values.setdefault(name, []).append(value)
 
     def means(self) -> dict[str, float]:
         """Mean of every scalar added since the last reset; nan where nothing was measured."""
-        return {name: (total / count).item() for name, (total, count) in self._sums.items()}
+        sums = {name: counted(torch.stack(values)) for name, values in self._values.items()}
+        return {name: (total / count).item() for name, (total, count) in sums.items()}
 
 
 def counted(value: Tensor) -> Tensor:
-    """(2,): a scalar and one, to be added up for a mean; zeros where it is not a number."""
+    """(2,): sum and number of a tensor's finite values, to be added up for a mean."""
     known = torch.isfinite(value)
-    return torch.stack([torch.where(known, value, 0.0), known.float()])
+    return torch.stack([torch.where(known, value, 0.0).sum(), known.float().sum()])

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from nnunetv2_metadcseg.agreement import NUM_DIRECTIONS, Disagreement
 from nnunetv2_metadcseg.center_distance import CenterDistance, normalised_entropy
@@ -57,6 +56,7 @@ def collect(
     teacher: Tensor,
     label: Tensor,
     found: Disagreement,
+    where: tuple[Tensor, ...],
     centers: CenterDistance,
     case_rates: Tensor | None,
     regions: bool,
@@ -65,7 +65,7 @@ def collect(
 
     Args:
         features: (B, C, *S). student, teacher: probabilities (B, K, *S). label: hard (B, K, *S).
-        found: where label and teacher differ.
+        found: where label and teacher differ. where: indices of those decisions, each (V,).
         case_rates: disagreement rates of every patch's case (B, D), or None to hide the context.
 
     Returns:
@@ -73,7 +73,6 @@ def collect(
         both entropies, the three center distances, their margin, the direction (one-hot) and, with context, the rates
         of the case.
     """
-    where = found.differs.nonzero(as_tuple=True)
     rows = at_voxels(features, where).float()
     # Everything on rows (V, K) of disagreeing voxels, not on whole maps.
     student, teacher, label, pseudo = (at_voxels(t, where) for t in (student, teacher, label, found.pseudo))
@@ -89,7 +88,9 @@ def collect(
     scalars = torch.cat(columns, 1)
     distances = centers.distances(rows)
     margin = distances[:, 1:2] - distances[:, :1]
-    parts = [scalars, distances, margin, one_hot(at_decisions(found.direction, where), NUM_DIRECTIONS).float()]
+    directions = torch.arange(NUM_DIRECTIONS, device=label.device)
+    direction = (at_decisions(found.direction, where)[:, None] == directions).float()
+    parts = [scalars, distances, margin, direction]
     if case_rates is not None:
         parts.append(case_rates[where[0]].clamp(0, 2))
     return Evidence(where, rows, torch.cat(parts, 1))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 
 from nnunetv2_metadcseg.collective import Collective
-from nnunetv2_metadcseg.optimizer_state import load_adam
+from nnunetv2_metadcseg.optimizer_state import adam, load_adam
 
 SMALL_BALANCE = 0.1  # of the labels' size: half believed to be one-sided
 
@@ -63,7 +63,7 @@ class GivenLabelHead:
         self.layer = nn.Linear(features, heads).to(device)
         self.collective.start_alike(self.layer)
         self.learning_rate = learning_rate
-        self.optimizer = torch.optim.Adam(self.layer.parameters(), learning_rate)
+        self.optimizer = adam(self.layer.parameters(), learning_rate)
 
     def __call__(self, features: Tensor) -> Tensor:
         """Logits (B, K, *S) of features (B, C, *S)."""
@@ -76,11 +76,9 @@ class GivenLabelHead:
             rate: share of the learning rate used now.
             scaler: nnU-Net's gradient scaler: leaves out a step that overflowed, and then scales less.
         """
-        parameters = list(self.layer.parameters())
-        own = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        joint = self.collective.mean(torch.cat([g.flatten() for g in own]))
-        for parameter, gradient in zip(parameters, joint.split([p.numel() for p in parameters]), strict=True):
-            parameter.grad = gradient.view_as(parameter)
+        for parameter in self.layer.parameters():
+            own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            parameter.grad = self.collective.mean(own)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * self.learning_rate
         if scaler is None:
@@ -118,7 +116,7 @@ class LabelBias:
     ) -> None:
         self.momentum, self.device, self.collective = momentum, device, collective or Collective()
         self.counts: Tensor | None = None  # (K, 3): too much, too little, size of the label
-        self._sides: tuple[Tensor, Tensor] | None = None  # of which counts, and what they give
+        self._sides = torch.ones(2, device=device)
 
     @torch.no_grad()
     def update(self, said: Tensor, predicted: Tensor, label: Tensor) -> None:
@@ -134,7 +132,12 @@ class LabelBias:
         errors = ((said > label) & right, (said < label) & right, label)
         counts = self.collective.sum(torch.stack([e.transpose(0, 1).flatten(1).sum(1).float() for e in errors], 1))
         old = torch.zeros_like(counts) if self.counts is None else self.counts
-        self.counts = self.momentum * old + (1 - self.momentum) * counts
+        self.set_counts(self.momentum * old + (1 - self.momentum) * counts)
+
+    def set_counts(self, counts: Tensor | None) -> None:
+        """Replace the counts (K, 3): too much, too little, size of the label; None: nothing is known."""
+        self.counts = counts
+        self._sides = torch.ones(2, device=self.device) if counts is None else sides_of(counts)
 
     def sides(self) -> Tensor:
         """How far labels are all too large, and all too small: (2,), each in [0, 1].
@@ -143,18 +146,16 @@ class LabelBias:
         x^2 / (x^2 + SMALL_BALANCE^2) with x the balance as a share of the labels' size, since few errors may well be
         one-sided by chance and do little harm. Both are ones before the first update: nothing is known.
         """
-        if self.counts is None:
-            return torch.ones(2, device=self.device)
-        if self._sides is None or self._sides[0] is not self.counts:  # asked for several times a step
-            self._sides = self.counts, self._sides_of_counts()
-        return self._sides[1]
-
-    def _sides_of_counts(self) -> Tensor:
-        balance = self.counts[:, 0] - self.counts[:, 1]
-        sides = torch.stack([balance.clamp_min(0).sum(), (-balance).clamp_min(0).sum()])
-        share = (sides.sum() / self.counts[:, 2].sum().clamp_min(1e-6)).square()
-        return sides / self.counts[:, :2].sum().clamp_min(1e-6) * share / (share + SMALL_BALANCE**2)
+        return self._sides
 
     def __call__(self) -> Tensor:
         """Both sides together, a scalar: 0 where errors cancel, 1 where all errors of a class go one way."""
         return self.sides().sum().clamp_max(1)
+
+
+def sides_of(counts: Tensor) -> Tensor:
+    """`LabelBias.sides` (2,) of counts (K, 3)."""
+    balance = counts[:, 0] - counts[:, 1]
+    sides = torch.stack([balance.clamp_min(0).sum(), (-balance).clamp_min(0).sum()])
+    share = (sides.sum() / counts[:, 2].sum().clamp_min(1e-6)).square()
+    return sides / counts[:, :2].sum().clamp_min(1e-6) * share / (share + SMALL_BALANCE**2)

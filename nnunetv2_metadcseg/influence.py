@@ -56,11 +56,10 @@ class HeadInfluence:
         return torch.cat([flat_gradient.T @ flat_features, flat_gradient.sum(0)[:, None]], 1)
 
     def update(self, direction: Tensor) -> None:
-        """Fold in one step's direction (K, C + 1); with DDP give the mean over ranks."""
-        if self.direction is None:
-            self.direction = direction.clone()
-        else:
-            self.direction.lerp_(direction, 1 - self.momentum)
+        """Fold in one step's direction (K, C + 1), where it is finite; with DDP give the mean over ranks."""
+        old = torch.zeros_like(direction) if self.direction is None else self.direction
+        new = direction if self.direction is None else old.lerp(direction, 1 - self.momentum)
+        self.direction = torch.where(direction.sum().isfinite(), new, old)
 
     def directional(self, features: Tensor) -> Tensor:
         """Change of every voxel's logits along the direction: (V, C) features -> (V, K).

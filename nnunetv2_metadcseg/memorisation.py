@@ -25,18 +25,18 @@ class MemorisationWatch:
 
     def __init__(self, horizon: int, share: float, least: float = 0.05, device: torch.device | str = "cpu") -> None:
         self.horizon, self.share, self.least = horizon, share, least
-        self.updates = 0
+        self.updates = torch.zeros((), device=device)
         self.mean = torch.zeros((), device=device)
         self.highest = torch.zeros((), device=device)
 
     @torch.no_grad()
     def update(self, excess: Tensor) -> None:
         """Fold in the excess of now, a scalar; not a number where nothing is known."""
-        self.updates += 1
-        share = 1 / min(self.updates, self.horizon)
+        self.updates = self.updates + 1
+        share = 1 / self.updates.clamp_max(self.horizon)
         self.mean = torch.where(excess.isfinite(), self.mean + share * (excess - self.mean), self.mean)
-        if self.updates >= self.horizon:  # before, the mean is that of too few
-            self.highest = torch.maximum(self.highest, self.mean)
+        known = self.updates >= self.horizon  # before, the mean is that of too few
+        self.highest = torch.where(known, torch.maximum(self.highest, self.mean), self.highest)
 
     def has_begun(self) -> bool:
         """Whether the network has begun to know wrong labels by heart. Waits for the device."""
@@ -46,5 +46,5 @@ class MemorisationWatch:
         return {"updates": self.updates, "mean": self.mean, "highest": self.highest}
 
     def load_state_dict(self, state: dict) -> None:
-        self.updates = state["updates"]
+        self.updates = torch.as_tensor(state["updates"], dtype=self.mean.dtype, device=self.mean.device)
         self.mean, self.highest = state["mean"].clone(), state["highest"].clone()

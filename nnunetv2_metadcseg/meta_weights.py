@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from nnunetv2_metadcseg.collective import Collective
-from nnunetv2_metadcseg.optimizer_state import load_adam
+from nnunetv2_metadcseg.fusion import Fuse, unfused
+from nnunetv2_metadcseg.optimizer_state import adam, load_adam
 
 
 class MetaWeightNetwork(nn.Module):
@@ -47,7 +48,7 @@ class MetaWeights:
             the influence is informative, is kept.
         pull: weight of mean(delta^2), which draws the weights to the prior.
         device: where the network lives; it is always fp32.
-        collective: reductions over DDP ranks.
+        collective: reductions over DDP ranks. fuse: how tensor functions are run (fusion.py).
     """
 
     def __init__(
@@ -59,15 +60,17 @@ class MetaWeights:
         pull: float = 0.05,
         device: torch.device | str = "cpu",
         collective: Collective | None = None,
+        fuse: Fuse = unfused,
     ) -> None:
         self.collective = collective or Collective()
         self.network = MetaWeightNetwork(num_inputs, hidden, max_correction).to(device)
         self.collective.start_alike(self.network)
         self.learning_rate, self.pull = learning_rate, pull
-        self.optimizer = torch.optim.Adam(self.network.parameters(), learning_rate, weight_decay=1e-4)
+        self.optimizer = adam(self.network.parameters(), learning_rate, weight_decay=1e-4)
         self.scale: Tensor | None = (
             None  # running mean |influence|, so that `pull` and the step do not depend on its unit
         )
+        self._objective = fuse(self._objective)
 
     @torch.no_grad()
     def alpha(self, inputs: Tensor, prior: Tensor) -> Tensor:
@@ -83,20 +86,22 @@ class MetaWeights:
                 difference counts).
             rate: share of the learning rate used now.
         """
-        total = self.collective.sum(torch.stack([gain.abs().sum(), gain.new_tensor(float(len(gain)))]))
-        count = total[1].clamp_min(1)
-        self._track_scale(total[0] / count)
+        self.optimizer.zero_grad(set_to_none=True)
         with torch.enable_grad():
-            delta = self.network(inputs)
-            alpha = torch.sigmoid(prior + delta)
-            objective = (self.pull * delta.square() - alpha * gain / self.scale).sum() / count
-            self.optimizer.zero_grad(set_to_none=True)
-            objective.backward()
+            self._objective(inputs, prior, gain).backward()
         for parameter in self.network.parameters():
             parameter.grad = self.collective.sum(parameter.grad)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate * rate
         self.optimizer.step()
+
+    def _objective(self, inputs: Tensor, prior: Tensor, gain: Tensor) -> Tensor:
+        total = self.collective.sum(torch.stack([gain.abs().sum(), torch.ones_like(gain).sum()]))
+        count = total[1].clamp_min(1)
+        self._track_scale(total[0] / count)
+        delta = self.network(inputs)
+        alpha = torch.sigmoid(prior + delta)
+        return (self.pull * delta.square() - alpha * gain / self.scale).sum() / count
 
     def _track_scale(self, size: Tensor) -> None:
         """Largest mean |gain| so far, slowly forgotten: once the influence fades its steps fade too."""

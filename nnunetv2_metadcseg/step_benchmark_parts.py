@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 # In the order of the table. "data": to the device, memory format, one-hot labels. "backward": with clipping and
-# optimiser step. "given labels": the second last layer. "meta network": with its inputs. "loss": with the mixed target.
+# optimiser step. "given labels": loss of the second last layer. "teacher": the second opinion and where labels differ from
+# it. "meta network": with its inputs. "loss": with the mixed target.
 PARTS = ("data", "forward", "given labels", "teacher", "influence", "meta network", "DCD", "loss", "backward", "other")
 
 # (path of the owner from the trainer, attribute, part); time inside an inner one counts there only.
@@ -19,18 +20,17 @@ METADCSEG_METHODS = (
     ("", "encoder", "data"),
     ("", "forward", "forward"),
     ("", "_learn_given_labels", "given labels"),
-    ("", "_second_opinion", "teacher"),
+    ("", "_look", "teacher"),
+    ("", "_teacher_opinion", "teacher"),
     ("weighting", "compare", "teacher"),
     ("weighting", "observe_agreement", "teacher"),
     ("", "_observe_trusted", "influence"),
     ("", "_network_gain", "influence"),
-    ("weighting", "_head_gain", "influence"),
     ("weighting", "alpha", "meta network"),
     ("weighting", "observe_features", "DCD"),
-    ("weighting.centers", "distances", "DCD"),
-    ("weighting.centers", "gamma", "DCD"),
+    ("weighting", "_gamma", "DCD"),
     ("weighting", "mixed_target", "loss"),
-    ("weighted_loss", "forward", "loss"),
+    ("", "full_loss", "loss"),
     ("", "optimize", "backward"),
 )
 

@@ -62,6 +62,9 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         self.best_trusted_dice: float | None = None
         self.has_trust_maps = False
         self.start_dice = 0.0  # running Dice on trusted patches, during the start only
+        self.trusted_loss, self._given_label_loss, self._look = map(
+            self.fuse, (self.local_loss.single, self._given_label_loss, self._look)
+        )
 
     def _build_given_head(self) -> GivenLabelHead:
         return GivenLabelHead(
@@ -123,6 +126,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         self.weighting = self.weighting_class(
             *(self.config, self.label_manager.has_regions, trusted, self.collective),
             memorisation_horizon=max(1, round(self.config.memorisation_fraction * self.total_steps)),
+            fuse=self.fuse,
         )
         if self._weighting_state is not None:
             self._restore_weighting(self._weighting_state, loader.trusted)
@@ -179,19 +183,15 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         given = slice(0, num_given)
         trust = self._user_trust(batch, given)
         said = self._learn_given_labels(features, label, valid, num_given, trust)
-        features = features.detach()
-        logits = first_output(outputs)
-        student = self.probabilities(logits)
-        if self._overflowed(logits):
-            return label, valid
-        if said is not None:
-            self.weighting.observe_bias(*(x[num_given:] for x in (said, student, label, valid)))
-        self._observe_trusted_dice(student[num_given:], label[num_given:], valid[num_given:])
+        features, logits = features.detach(), first_output(outputs)
+        with torch.no_grad():
+            student, opinion, valid, dice = self._look(logits, features, said, label, valid, num_given)
+        self._note(dice)
         if self.starting or self._some_rank_has_one_kind(num_given, len(data)):
             return label, torch.cat([torch.zeros_like(valid[:num_given]), valid[num_given:]])
         cases = torch.tensor([self.case_index[case] for case in batch["keys"]], device=self.device)
-        teacher = self._second_opinion(data, student, said, num_given)
-        del said  # a map for every class
+        teacher = self._teacher_opinion(data, student, num_given) if self.teacher_speaks else opinion
+        del opinion  # a map for every class
         self.weighting.observe_features(features, student, valid)
         found = self.weighting.compare(teacher, label[: len(teacher)], valid[: len(teacher)])
         self.weighting.observe_agreement(cases[: len(teacher)], found)
@@ -233,24 +233,51 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
     def _learn_given_labels(
         self, features: Tensor, label: Tensor, valid: Tensor, num_given: int, trust: Tensor | None
     ) -> Tensor | None:
-        """The loss of the second last layer on given-label patches.
+        """The loss of the second last layer on given-label patches; gives its logits there, (num_given, K, *S).
+
+        None without such a layer, or without such patches.
+        """
+        if self.given_head is None or num_given == 0:
+            return None
+        weight = valid[:num_given] if trust is None else valid[:num_given] * trust
+        loss, logits = self._given_label_loss(self.gate(features[:num_given]), label[:num_given], weight)
+        self._given_loss = self.config.given_head * loss
+        return logits.detach()
+
+    def _given_label_loss(self, features: Tensor, label: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        with self.autocast():
+            logits = self.given_head(features)
+        return self.local_loss.single(logits, label, weight), logits
+
+    def _look(
+        self, logits: Tensor, features: Tensor, said: Tensor | None, label: Tensor, valid: Tensor, num_given: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What the two last layers predict, and what both get wrong on trusted patches.
+
+        Args:
+            logits: (B, K, *S) of the layer that predicts. said: of the other one, on given-label patches only.
 
         Returns:
-            Its probabilities (B, K, *S) for the whole batch, without gradient, or None without such a layer.
+            Probabilities of the layer that predicts, and of both together (B, K, *S); what counts (B, 1, *S); Dice on
+            trusted patches, nan without any.
         """
-        if self.given_head is None:
-            return None
-        said = []
-        if num_given:
+        trusted, both = slice(num_given, None), [logits]
+        if self.given_head is not None:
             with self.autocast():
-                logits = self.given_head(self.gate(features[:num_given]))
-            weight = valid[:num_given] if trust is None else valid[:num_given] * trust
-            loss = self.local_loss.single(logits, label[:num_given], weight)
-            self._given_loss = self.config.given_head * loss
-            said.append(logits.detach())
-        with torch.no_grad(), self.autocast():
-            said.append(self.given_head(features[num_given:]))
-        return self.probabilities(torch.cat(said).float())
+                rest = self.given_head(features[trusted])
+            both.append((rest if said is None else torch.cat([said, rest])).float())
+        if self.grad_scaler is not None:
+            # Half precision may overflow. The gradient scaler leaves such a step out; averages over steps would keep it.
+            finite = sum(x.sum() for x in both).isfinite()
+            both, valid = [torch.where(finite, x, 0.0) for x in both], valid * finite
+        student, *rest = map(self.probabilities, both)
+        opinion = student
+        for said in rest:
+            self.weighting.observe_bias(*(x[trusted] for x in (said, student, label, valid)))
+            if self.config.given_opinion:
+                opinion = mixed_opinion(student, said, self.weighting.bias)
+        dice = present_soft_dice(student[trusted], label[trusted], valid[trusted], self.label_manager.has_regions)
+        return student, opinion, valid, dice
 
     def further_loss(self) -> Tensor | float:
         loss, self._given_loss = self._given_loss, 0.0
@@ -259,15 +286,6 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
     def further_steps(self) -> None:
         if self.given_head is not None:
             self.given_head.step(max(0.0, 1 - self.training_step / self.total_steps) ** 0.9, self.grad_scaler)
-
-    def _overflowed(self, logits: Tensor) -> bool:
-        """Half precision only: some rank's outputs are not finite.
-
-        Nothing may learn from them: the gradient scaler leaves the step out, but averages over steps would keep them.
-        """
-        if self.grad_scaler is None:
-            return False
-        return bool(self.collective.sum((~logits.sum().isfinite()).float()))
 
     def _some_rank_has_one_kind(self, num_given: int, count: int) -> bool:
         """DDP only: some rank's batch lacks given-label or trusted patches, so all must skip this step's reductions.
@@ -278,14 +296,8 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             return False
         return bool(self.collective.sum(torch.tensor(float(not 0 < num_given < count), device=self.device)))
 
-    def _second_opinion(self, data: Tensor, student: Tensor, said: Tensor | None, num_given: int) -> Tensor:
-        """Probabilities that pseudo-labels are made of, for given-label patches and, on some steps, the trusted ones.
-
-        Args:
-            data: images. student, said: probabilities of the student's two last layers (B, K, *S).
-        """
-        if not self.teacher_speaks:
-            return mixed_opinion(student, said if self.config.given_opinion else None, self.weighting.bias)
+    def _teacher_opinion(self, data: Tensor, student: Tensor, num_given: int) -> Tensor:
+        """The teacher's probabilities (B', K, *S) of given-label images and, on some steps, the trusted ones."""
         count = len(data) if self._calibrates else num_given
         if count == 0:
             return student[:0]
@@ -309,7 +321,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         trusted = slice(num_given, None)
 
         def loss(z: Tensor) -> Tensor:
-            return self.local_loss.single(z, label[trusted], valid[trusted])
+            return self.trusted_loss(z, label[trusted], valid[trusted])
 
         if self.config.influence == "head":
             self.weighting.observe_trusted(features[trusted], logits[trusted], loss)
@@ -334,9 +346,9 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
     def _user_trust(self, batch: dict, given: slice) -> Tensor | None:
         return to_trust(batch["target"][given, 1:2].to(self.device)) if self.has_trust_maps else None
 
-    def _observe_trusted_dice(self, student: Tensor, label: Tensor, valid: Tensor) -> None:
-        dice = present_soft_dice(student, label, valid, self.label_manager.has_regions)  # nan without trusted patches
-        self.weighting.statistics.add(trusted_dice=dice)
+    def _note(self, dice: Tensor) -> None:
+        """For the log, and for the end of the start; dice: on trusted patches, a scalar."""
+        self.weighting.statistics.add(trusted_dice=dice, label_bias=self.weighting.bias)
         if self.starting:
             total, count = self.collective.sum(counted(dice)).tolist()
             if count:

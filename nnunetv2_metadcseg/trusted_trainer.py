@@ -30,6 +30,7 @@ from nnunetv2_metadcseg.channels_last_norm import use_channels_last_norm
 from nnunetv2_metadcseg.config import MetaDCSegConfig
 from nnunetv2_metadcseg.data_loading import StratifiedDataLoader
 from nnunetv2_metadcseg.feature_tap import unwrap
+from nnunetv2_metadcseg.fusion import Fuse, fuse_like
 from nnunetv2_metadcseg.losses import WeightedDiceCELoss
 from nnunetv2_metadcseg.targets import LabelEncoder
 from nnunetv2_metadcseg.trusted_cases import absent_classes, read_trusted_cases, trusted_training_cases
@@ -64,8 +65,14 @@ class TrustedBatchTrainer(nnUNetTrainer):
             self.loss.weight_factors if isinstance(self.loss, DeepSupervisionWrapper) else None,
             AllGatherGrad.apply if self.is_ddp else None,
         )
+        self.full_loss = self.fuse(self.weighted_loss.forward)
         # For influences: ranks may hold different numbers of trusted patches, which cannot be gathered.
         self.local_loss = WeightedDiceCELoss(self.label_manager.has_regions, self.configuration_manager.batch_dice)
+
+    @property
+    def fuse(self) -> Fuse:
+        """How tensor functions are run: compiled where nnU-Net compiles the network."""
+        return fuse_like(self.network)
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -210,7 +217,7 @@ class TrustedBatchTrainer(nnUNetTrainer):
         self.optimizer.zero_grad(set_to_none=True)
         outputs = self.forward(data)
         target, weight = self.training_targets(batch, data, outputs, label, valid)
-        loss = self.weighted_loss(outputs, target, weight) + self.further_loss()
+        loss = self.full_loss(outputs, target, weight) + self.further_loss()
         self.optimize(loss)
         return {"loss": loss.detach().cpu().numpy()}
 

@@ -28,6 +28,7 @@ from nnunetv2_metadcseg.evidence import (
     at_voxels,
     collect,
 )
+from nnunetv2_metadcseg.fusion import Fuse, unfused
 from nnunetv2_metadcseg.given_label_head import LabelBias
 from nnunetv2_metadcseg.influence import HeadInfluence, logit_gradient
 from nnunetv2_metadcseg.memorisation import MemorisationWatch
@@ -42,6 +43,7 @@ class LabelWeighting:
         trusted: (number of cases,) bool, which of the numbered cases are trusted.
         collective: reductions over DDP ranks.
         memorisation_horizon: steps over which the watch on memorisation averages.
+        fuse: how tensor functions are run (fusion.py).
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class LabelWeighting:
         trusted: Tensor,
         collective: Collective | None = None,
         memorisation_horizon: int = 1,
+        fuse: Fuse = unfused,
     ) -> None:
         self.config, self.regions = config, regions
         self.collective = collective or Collective()
@@ -71,11 +74,15 @@ class LabelWeighting:
             pull=config.meta_pull,
             device=trusted.device,
             collective=self.collective,
+            fuse=fuse,
         )
         self.mean_odds: Tensor | None = None  # of the given label by the teacher, where they disagree
         self.label_bias = LabelBias(config.bias_momentum, trusted.device, self.collective)
         self.memorisation = MemorisationWatch(memorisation_horizon, config.memorised_share, device=trusted.device)
         self.statistics = EpochStatistics()
+        self._move_centers, self._compare, self._count = map(fuse, (self._move_centers, self._compare, self._count))
+        self._move_direction, self._gather = fuse(self._move_direction), fuse(self._gather)
+        self._believe, self._gamma, self._mix = fuse(self._believe), fuse(self.centers.gamma), fuse(self._mix)
 
     @property
     def bias(self) -> Tensor:
@@ -87,27 +94,42 @@ class LabelWeighting:
     @torch.no_grad()
     def observe_features(self, features: Tensor, student: Tensor, valid: Tensor) -> None:
         """Move the centers; features (B, C, *S), student probabilities (B, K, *S), valid (B, 1, *S)."""
+        self.statistics.add(boundary=self._move_centers(features, student, valid))
+
+    def _move_centers(self, features: Tensor, student: Tensor, valid: Tensor) -> Tensor:
+        """Gives the boundary's share of the voxels, a scalar."""
         weights = region_weights(student, self.regions)
         self.centers.update(self.collective.sum(self.centers.sums(features, weights, valid)))
-        self.statistics.add(boundary=(weights[:, -1:] * valid).sum() / valid.sum().clamp_min(1))
+        return (weights[:, -1:] * valid).sum() / valid.sum().clamp_min(1)
 
     @torch.no_grad()
     def compare(self, teacher: Tensor, label: Tensor, valid: Tensor) -> Disagreement:
         """Where labels and teacher disagree; teacher, label (B, K, *S), valid (B, 1, *S)."""
-        return disagreement(label, teacher, valid, self.regions)
+        return Disagreement(*self._compare(teacher, label, valid))
+
+    def _compare(self, teacher: Tensor, label: Tensor, valid: Tensor) -> tuple[Tensor, ...]:
+        found = disagreement(label, teacher, valid, self.regions)
+        return found.pseudo, found.differs, found.direction, found.sizes
 
     @torch.no_grad()
     def observe_agreement(self, cases: Tensor, found: Disagreement) -> None:
         """Count the disagreements of the patches' cases (B,)."""
-        self.agreement.update(cases, found.counts(), found.sizes)
-        if self.config.memorised_share > 0:
-            excess = self.agreement.excess()
-            self.memorisation.update(excess)
+        excess = self._count(cases, found)
+        if excess is not None:
             self.statistics.add(excess=excess)
+
+    def _count(self, cases: Tensor, found: Disagreement) -> Tensor | None:
+        """Gives the excess disagreement, a scalar, where memorisation is watched."""
+        self.agreement.update(cases, found.counts(), found.sizes)
+        if self.config.memorised_share == 0:
+            return None
+        excess = self.agreement.excess()
+        self.memorisation.update(excess)
+        return excess
 
     @torch.no_grad()
     def observe_bias(self, said: Tensor, predicted: Tensor, label: Tensor, valid: Tensor) -> None:
-        """Count what the layer of the given labels gets wrong on trusted patches.
+        """Count what the layer of the given labels gets wrong on trusted patches; may be part of a fused function.
 
         Args:
             said, predicted: probabilities of that layer and of the one that predicts, label: (B, K, *S).
@@ -115,7 +137,6 @@ class LabelWeighting:
         """
         decisions = (hard_labels(said, self.regions), hard_labels(predicted, self.regions), label)
         self.label_bias.update(*(foreground(decision, valid, self.regions) for decision in decisions))
-        self.statistics.add(label_bias=self.bias)
 
     def observe_trusted(self, features: Tensor, logits: Tensor, loss: Callable[[Tensor], Tensor]) -> None:
         """Move the influence direction of the last layer.
@@ -125,7 +146,10 @@ class LabelWeighting:
         """
         gradient = logit_gradient(loss, logits)
         with torch.no_grad():
-            self.direction.update(self.collective.mean(self.direction.step_direction(features, gradient)))
+            self._move_direction(features, gradient)
+
+    def _move_direction(self, features: Tensor, gradient: Tensor) -> None:
+        self.direction.update(self.collective.mean(self.direction.step_direction(features, gradient)))
 
     # ---- what it is used for ------------------------------------------------------------------------------------
 
@@ -150,28 +174,50 @@ class LabelWeighting:
             gain: influence of the given label minus that of the pseudo-label (B, H, *S); None: of the last layer.
             learn: share of the meta learning rate for a meta step on this batch; None: no meta step.
         """
-        differs = found.differs
+        where = found.differs.nonzero(as_tuple=True)  # here the host waits for the device
+        inputs, prior, gains = self._gather(features, student, teacher, label, found, where, cases, gain)
+        if learn is not None and gains is not None:
+            self.meta.update(inputs, prior, gains, learn)
+        alpha, statistics = self._believe(inputs, prior, where, cases, found.differs, valid)
+        self.statistics.add(**statistics)
+        return alpha
+
+    def _gather(
+        self,
+        features: Tensor,
+        student: Tensor,
+        teacher: Tensor,
+        label: Tensor,
+        found: Disagreement,
+        where: tuple[Tensor, ...],
+        cases: Tensor,
+        gain: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Inputs (V, F), prior (V,) and gain (V,), or None, of the disagreeing decisions `where`."""
         rates = self.agreement.rates()[cases] if self.config.context else None
-        evidence = collect(features, student, teacher, label, found, self.centers, rates, self.regions)
+        evidence = collect(features, student, teacher, label, found, where, self.centers, rates, self.regions)
         prior = self._prior(evidence, found.direction, cases)
         if self.config.influence == "none":
-            belief = torch.sigmoid(prior)
+            gains = None
+        elif gain is not None:
+            gains = at_decisions(gain, where)
+        elif self.direction.direction is not None:
+            gains = self._head_gain(evidence, found.pseudo, label)
         else:
-            if learn is not None and (gain is not None or self.direction.direction is not None):
-                if gain is None:
-                    gains = self._head_gain(evidence, found.pseudo, label)
-                else:
-                    gains = at_decisions(gain, evidence.where)
-                self.meta.update(evidence.inputs, prior, gains, learn)
-            belief = self.meta.alpha(evidence.inputs, prior)
+            gains = None
+        return evidence.inputs, prior, gains
+
+    def _believe(
+        self, inputs: Tensor, prior: Tensor, where: tuple[Tensor, ...], cases: Tensor, differs: Tensor, valid: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Alpha as a map (B, H, *S), and scalars for the log."""
+        belief = torch.sigmoid(prior) if self.config.influence == "none" else self.meta.alpha(inputs, prior)
         share = differs.sum() / (valid.sum() * differs.shape[1])
-        self.statistics.add(disagreeing=share, alpha=belief.mean(), beta=1 - belief.mean())
-        voxels = differs.flatten(1).sum(1)
-        sums = torch.zeros(len(cases), device=belief.device).index_add_(0, evidence.where[0], belief)
-        self.agreement.update_beliefs(cases, sums, voxels)
-        alpha = torch.ones(differs.shape, device=label.device)
-        alpha[evidence.where] = belief
-        return alpha
+        sums = torch.zeros(len(cases), device=belief.device).index_add_(0, where[0], belief)
+        self.agreement.update_beliefs(cases, sums, differs.flatten(1).sum(1))
+        alpha = torch.ones(differs.shape, device=belief.device)
+        alpha[where] = belief
+        return alpha, {"disagreeing": share, "alpha": belief.mean(), "beta": 1 - belief.mean()}
 
     def _prior(self, evidence: Evidence, direction: Tensor, cases: Tensor) -> Tensor:
         if not self.config.agreement_prior:
@@ -218,20 +264,37 @@ class LabelWeighting:
                 is lost there is weight lost, not given to the teacher.
         """
         pseudo = teacher if self.config.soft_pseudo_labels else found.pseudo
+        gamma = self._gamma(features, valid) if self.config.dcd_strength > 0 else None
+        target, weight, count = self._mix(alpha, pseudo, label, valid, gamma, cases, trust)
+        if count is not None:
+            self.statistics.add(case_weight=count)
+        return target, weight
+
+    def _mix(
+        self,
+        alpha: Tensor,
+        pseudo: Tensor,
+        label: Tensor,
+        valid: Tensor,
+        gamma: Tensor | None,
+        cases: Tensor,
+        trust: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Target, weight, and the mean weight of the cases where they are weighed."""
         beta = 1 - alpha
         if trust is not None:
             alpha = alpha * trust
         total = alpha + beta
         target = (alpha * label + beta * pseudo) / total.clamp_min(1e-6)
         weight = valid * total
-        if self.config.dcd_strength > 0:
-            weight = weight * self.centers.gamma(features, valid)
-        if self.config.case_weighting:
-            counts = self.agreement.case_weights(self.config.least_case_weight, self.label_bias.sides()[0])[cases]
-            self.statistics.add(case_weight=counts.mean())
-            structure = label if self.regions else 1 - label[:, :1]
-            weight = weight * torch.where(structure > 0.5, counts.view(-1, *[1] * (weight.ndim - 1)), 1.0)
-        return target, weight
+        if gamma is not None:
+            weight = weight * gamma
+        if not self.config.case_weighting:
+            return target, weight, None
+        counts = self.agreement.case_weights(self.config.least_case_weight, self.label_bias.sides()[0])[cases]
+        structure = label if self.regions else 1 - label[:, :1]
+        weight = weight * torch.where(structure > 0.5, counts.view(-1, *[1] * (weight.ndim - 1)), 1.0)
+        return target, weight, counts.mean()
 
     # ---- state --------------------------------------------------------------------------------------------------
 
@@ -250,7 +313,8 @@ class LabelWeighting:
         self.agreement.load_state_dict(state["agreement"])
         self.centers.load_state_dict(state["centers"])
         self.direction.direction = state["direction"]
-        self.mean_odds, self.label_bias.counts = state["mean_odds"], state["label_bias"]
+        self.mean_odds = state["mean_odds"]
+        self.label_bias.set_counts(state["label_bias"])
         if "memorisation" in state:  # checkpoints before 2026-11-27 have none
             self.memorisation.load_state_dict(state["memorisation"])
         self.meta.load_state_dict(state["meta"])

@@ -183,7 +183,6 @@ def emulated_cuda() -> Iterator[None]:
         "torch.is_autocast_enabled": lambda kind="cuda": autocast_enabled("cpu" if kind == "cuda" else kind),
         "torch.tensor": tensor_on(torch.tensor),
         "torch.nanquantile": on_values(torch.nanquantile),
-        "nnunetv2_metadcseg.evidence.one_hot": on_values(torch.nn.functional.one_hot),
     }
     overwrites = torch.__future__.get_overwrite_module_params_on_conversion()
     with contextlib.ExitStack() as stack:

@@ -115,10 +115,10 @@ class TestTrainers:
         head.step()
         assert not waits
 
-    def test_waits_three_times_more_than_the_plain_trainer(self, start_on):
-        """Are the outputs finite, how many voxels disagree, is the gradient of the second last layer finite."""
+    def test_waits_once_more_than_the_plain_trainer(self, start_on):
+        """How many voxels disagree. (Another one is not CUDA's: the C++ part of the fused Adam sees the CPU.)"""
         plain = waits_per_step(start_on(nnUNetTrainerMixed))
-        assert waits_per_step(start_on(ShortStart)) == plain + 3
+        assert waits_per_step(start_on(ShortStart)) == plain + 1 + 1
 
     @pytest.mark.parametrize("trainer", [ShortStart, ShortStartMeanTeacher])
     def test_a_broken_image_does_not_stay(self, start_on, trainer):

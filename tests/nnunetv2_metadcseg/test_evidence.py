@@ -43,7 +43,8 @@ def test_inputs_of_disagreeing_decisions(shape, regions, context):
     centers.update(centers.sums(features, region_weights(student, regions), valid))
     found = disagreement(label, teacher, valid, regions)
     rates = torch.rand(2, NUM_DIRECTIONS) if context else None
-    evidence = collect(features, student, teacher, label, found, centers, rates, regions)
+    where = found.differs.nonzero(as_tuple=True)
+    evidence = collect(features, student, teacher, label, found, where, centers, rates, regions)
     differs = found.differs
     assert torch.equal(found.pseudo, hard_labels(teacher, regions))
     count = int(differs.sum())
@@ -63,5 +64,5 @@ def test_no_disagreement_gives_no_rows():
     centers = CenterDistance()
     centers.update(centers.sums(features, region_weights(label), valid))
     found = disagreement(label, label, valid, False)
-    evidence = collect(features, label, label, label, found, centers, None, False)
+    evidence = collect(features, label, label, label, found, found.differs.nonzero(as_tuple=True), centers, None, False)
     assert evidence.inputs.shape == (0, NUM_VOXEL_INPUTS)

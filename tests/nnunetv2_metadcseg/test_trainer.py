@@ -16,6 +16,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch._dynamo import OptimizedModule
 
 from nnunetv2_metadcseg.collective import Collective
+from nnunetv2_metadcseg.losses import present_soft_dice
 from nnunetv2_metadcseg.memorisation import MemorisationWatch
 from nnunetv2_metadcseg.trainer import nnUNetTrainerMetaDCSeg
 from nnunetv2_metadcseg.trusted_cases import TrustedCasesError
@@ -251,10 +252,10 @@ class TestStart:
         assert heads > 2
         label, valid = torch.zeros(1, heads, 4, 4, 4), torch.ones(1, 1, 4, 4, 4)
         label[:, 0] = 1
-        trainer._observe_trusted_dice(label, label, valid)
+        trainer._note(present_soft_dice(label, label, valid))
         assert trainer.start_dice == 0
         label[:, :2, 0] = torch.tensor([0.0, 1.0]).view(2, 1, 1)
-        trainer._observe_trusted_dice(label, label, valid)
+        trainer._note(present_soft_dice(label, label, valid))
         assert trainer.start_dice == pytest.approx(0.05)
         assert trainer.weighting.statistics.means()["trusted_dice"] == pytest.approx(1)
 

@@ -175,7 +175,7 @@ class TestSettings:
     def test_teachers_odds_move_the_prior_unless_errors_are_one_sided(self, regions):
         batch = Batch(0, regions)
         plain, one_sided, two_sided = (new(regions, influence="none", voxel_prior=v) for v in (0.0, 1.0, 1.0))
-        two_sided.label_bias.counts = torch.ones(1, 3)  # as much too much as too little
+        two_sided.label_bias.set_counts(torch.ones(1, 3))  # as much too much as too little
         flat, same, moved = (step(weighting, batch)[0] for weighting in (plain, one_sided, two_sided))
         assert torch.equal(flat, same)
         differs = flat < 1
@@ -207,7 +207,7 @@ class TestSettings:
 
     def test_labels_that_are_too_small_keep_their_weight(self):
         weighting = new(dcd_strength=0.0)
-        weighting.label_bias.counts = torch.tensor([[0.0, 5.0, 10.0]])
+        weighting.label_bias.set_counts(torch.tensor([[0.0, 5.0, 10.0]]))
         _, _, weight = step(weighting, Batch(0))
         torch.testing.assert_close(weight, torch.ones_like(weight))
 

@@ -1,0 +1,38 @@
+"""Tensor functions compiled into few kernels, where nnU-Net compiles the network.
+
+A step of MetaDCSeg calls hundreds of small tensor functions. On a CPU they cost what they compute; a GPU is done before
+the next one is asked for, and waits. Functions that are fused must not change numbers of Python (a number that changes
+is compiled anew), only tensors, and must not ask for values of tensors. No decorators on them: torch.compile would search
+the versions of all functions that have the same decorator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch._dynamo
+from torch import nn
+from torch._dynamo import OptimizedModule
+
+Fuse = Callable[[Callable], Callable]
+
+# How often a function is compiled before torch gives up, silently, and runs it as it is. One version is needed for one
+# given-label or trusted patch, one for several, and some for states that are empty at first.
+VERSIONS = 32
+
+
+def unfused(function: Callable) -> Callable:
+    """The function as it is."""
+    return function
+
+
+def fused(function: Callable) -> Callable:
+    """The function through torch.compile."""
+    torch._dynamo.config.recompile_limit = max(VERSIONS, torch._dynamo.config.recompile_limit)
+    return torch.compile(function)
+
+
+def fuse_like(network: nn.Module) -> Fuse:
+    """`fused` where nnU-Net has compiled this network, on one GPU: over several, functions sum over the ranks."""
+    return fused if isinstance(network, OptimizedModule) else unfused
