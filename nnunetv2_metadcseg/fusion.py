@@ -8,12 +8,16 @@ the versions of all functions that have the same decorator.
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch._dynamo
 from torch import nn
 from torch._dynamo import OptimizedModule
+from torch._dynamo.exc import TorchDynamoException
 
 Fuse = Callable[[Callable], Callable]
 
@@ -28,9 +32,23 @@ def unfused(function: Callable) -> Callable:
 
 
 def fused(function: Callable) -> Callable:
-    """The function through torch.compile."""
+    """The function through torch.compile; as it is, with a warning, from when that fails."""
     torch._dynamo.config.recompile_limit = max(VERSIONS, torch._dynamo.config.recompile_limit)
-    return torch.compile(function)
+    compiled = torch.compile(function)
+
+    @functools.wraps(function)
+    def run(*args: Any) -> Any:
+        nonlocal compiled
+        try:
+            return compiled(*args)
+        except TorchDynamoException as error:
+            # Training goes on, slower: a compiler that fails on one of our functions has not failed on the network.
+            what = str(error).strip().splitlines() or [type(error).__name__]
+            warnings.warn(f"torch.compile failed on {function.__qualname__}, which stays as it is: {what[0]}", stacklevel=2)
+            compiled = function
+            return function(*args)
+
+    return run
 
 
 def fuse_like(network: nn.Module) -> Fuse:

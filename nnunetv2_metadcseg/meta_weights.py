@@ -96,7 +96,7 @@ class MetaWeights:
         self.optimizer.step()
 
     def _objective(self, inputs: Tensor, prior: Tensor, gain: Tensor) -> Tensor:
-        total = self.collective.sum(torch.stack([gain.abs().sum(), torch.ones_like(gain).sum()]))
+        total = self.collective.sum(torch.stack([gain.abs().sum(), gain.new_full((), len(gain))]))
         count = total[1].clamp_min(1)
         self._track_scale(total[0] / count)
         delta = self.network(inputs)

@@ -230,7 +230,7 @@ class LabelWeighting:
         """The teacher's log odds of the given label against its own decision, less their running mean: (V,)."""
         label, pseudo = (evidence.inputs[:, column] for column in (TEACHER_OF_LABEL, TEACHER_OF_PSEUDO))
         odds = (label / pseudo.clamp_min(1e-6)).clamp_min(1e-2).log()
-        total, count = self.collective.sum(torch.stack([odds.sum(), odds.new_tensor(float(len(odds)))]))
+        total, count = self.collective.sum(torch.stack([odds.sum(), odds.new_full((), len(odds))]))
         mean = total / count.clamp_min(1)
         old = mean if self.mean_odds is None else self.mean_odds
         self.mean_odds = torch.where(count > 0, 0.95 * old + 0.05 * mean, old)
