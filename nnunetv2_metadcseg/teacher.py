@@ -33,8 +33,7 @@ class MeanTeacher:
     def update(self, network: nn.Module) -> None:
         """Move the average towards the student; buffers are copied."""
         share = 1.0 / min(self.updates + 1, self.horizon)
-        mine, theirs = list(self.module.parameters()), [p.detach() for p in network.parameters()]
-        torch._foreach_lerp_(mine, theirs, share)
+        torch._foreach_lerp_(list(self.module.parameters()), list(network.parameters()), share)
         for own, other in zip(self.module.buffers(), network.buffers(), strict=True):
             own.copy_(other)
         self.updates += 1
