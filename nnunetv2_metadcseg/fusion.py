@@ -2,8 +2,8 @@
 
 A step of MetaDCSeg calls hundreds of small tensor functions. On a CPU they cost what they compute; a GPU is done before
 the next one is asked for, and waits. Functions that are fused must not change numbers of Python (a number that changes
-is compiled anew), only tensors, and must not ask for values of tensors. No decorators on them: torch.compile would search
-the versions of all functions that have the same decorator.
+is compiled anew), only tensors, and must not ask for values of tensors. No decorators on them: torch.compile would
+search the versions of all functions that have the same decorator.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def fused(function: Callable) -> Callable:
         except TorchDynamoException as error:
             # Training goes on, slower: a compiler that fails on one of our functions has not failed on the network.
             what = str(error).strip().splitlines() or [type(error).__name__]
-            warnings.warn(f"torch.compile failed on {function.__qualname__}, which stays as it is: {what[0]}", stacklevel=2)
+            text = f"torch.compile failed on {function.__qualname__}, which stays as it is: {what[0]}"
+            warnings.warn(text, stacklevel=2)
             compiled = function
             return function(*args)
 

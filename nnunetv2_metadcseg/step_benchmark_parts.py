@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 # In the order of the table. "data": to the device, memory format, one-hot labels. "backward": with clipping and
-# optimiser step. "given labels": loss of the second last layer. "teacher": the second opinion and where labels differ from
-# it. "meta network": with its inputs. "loss": with the mixed target.
+# optimiser step. "given labels": loss of the second last layer. "teacher": the second opinion and where labels differ
+# from it. "meta network": with its inputs. "loss": with the mixed target.
 PARTS = ("data", "forward", "given labels", "teacher", "influence", "meta network", "DCD", "loss", "backward", "other")
 
 # (path of the owner from the trainer, attribute, part); time inside an inner one counts there only.

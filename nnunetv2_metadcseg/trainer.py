@@ -267,7 +267,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
                 rest = self.given_head(features[trusted])
             both.append((rest if said is None else torch.cat([said, rest])).float())
         if self.grad_scaler is not None:
-            # Half precision may overflow. The gradient scaler leaves such a step out; averages over steps would keep it.
+            # Half precision may overflow. The gradient scaler leaves such a step out; running averages would keep it.
             finite = sum(x.sum() for x in both).isfinite()
             both, valid = [torch.where(finite, x, 0.0) for x in both], valid * finite
         student, *rest = map(self.probabilities, both)
