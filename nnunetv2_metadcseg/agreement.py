@@ -31,7 +31,7 @@ def hard_labels(probabilities: Tensor, regions: bool) -> Tensor:
     """(B, K, *S) probabilities or targets -> zeros and ones of the same shape (one-hot unless `regions`)."""
     if regions:
         return (probabilities > 0.5).to(probabilities.dtype)
-    if probabilities.is_cuda:
+    if probabilities.is_cuda:  # there argmax is quick, and a running count of the classes is not
         classes = torch.arange(probabilities.shape[1], device=probabilities.device)
         classes = classes.view(1, -1, *[1] * (probabilities.ndim - 2))
         return (probabilities.argmax(1, keepdim=True) == classes).to(probabilities.dtype)

@@ -274,7 +274,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         opinion = student
         for said in rest:
             self.weighting.observe_bias(*(x[trusted] for x in (said, student, label, valid)))
-            if self.config.given_opinion:
+            if self.config.given_opinion and not self.teacher_speaks:
                 opinion = mixed_opinion(student, said, self.weighting.bias)
         dice = present_soft_dice(student[trusted], label[trusted], valid[trusted], self.label_manager.has_regions)
         return student, opinion, valid, dice
@@ -348,7 +348,9 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
 
     def _note(self, dice: Tensor) -> None:
         """For the log, and for the end of the start; dice: on trusted patches, a scalar."""
-        self.weighting.statistics.add(trusted_dice=dice, label_bias=self.weighting.bias)
+        self.weighting.statistics.add(trusted_dice=dice)
+        if self.given_head is not None:
+            self.weighting.statistics.add(label_bias=self.weighting.bias)
         if self.starting:
             total, count = self.collective.sum(counted(dice)).tolist()
             if count:
