@@ -72,6 +72,14 @@ class TestCenters:
             expected.append(torch.stack([min(distance[:-2]), distance[-2], distance[-1]]))
         torch.testing.assert_close(centers.distances(rows), torch.stack(expected), atol=1e-4, rtol=1e-4)
 
+    def test_features_that_are_not_finite_move_nothing_where_no_voxel_counts(self):
+        dcd, weights = CenterDistance(), torch.ones(1, 3, 2, 2)
+        features, valid = torch.ones(1, 2, 2, 2), torch.ones(1, 1, 2, 2)
+        dcd.update(dcd.sums(features, weights, valid))
+        before = dcd.centers
+        dcd.update(dcd.sums(torch.full_like(features, torch.nan), weights, torch.zeros_like(valid)))
+        assert torch.equal(dcd.centers, before)
+
     def test_momentum(self):
         centers = CenterDistance(momentum=0.75)
         first, second = torch.rand(4, 6) + 1, torch.rand(4, 6) + 1

@@ -125,6 +125,14 @@ class TestHead:
         with pytest.raises(RuntimeError, match="call `update` with a trusted patch first"):
             HeadInfluence().directional(torch.zeros(1, 4))
 
+    @pytest.mark.parametrize("first", [False, True])
+    def test_what_is_not_finite_is_left_out(self, first):
+        influence = HeadInfluence(momentum=0.5)
+        if not first:
+            influence.update(torch.ones(2, 3))
+        influence.update(torch.full((2, 3), torch.nan))
+        assert torch.equal(influence.direction, torch.full((2, 3), 0.0 if first else 1.0))
+
     @pytest.mark.parametrize("momentum", [-0.1, 1.0])
     def test_momentum_outside_its_range(self, momentum):
         with pytest.raises(ValueError, match=rf"must be in \[0, 1\), got {momentum}"):
