@@ -15,12 +15,14 @@ def adam(parameters: Iterable[nn.Parameter], learning_rate: float, **settings: f
 
 
 def load_adam(optimizer: torch.optim.Adam, state: dict) -> None:
-    """`load_state_dict`, with the step counters back on the CPU, where a fused Adam does not want them on the device.
+    """`load_state_dict` of a state that may come from another device.
 
-    A checkpoint that was loaded to a GPU has them there, torch leaves them, and each would make every step wait for it.
+    Whether all is one kernel depends on the device of now. Step counters lie on the device then, and else on the CPU: a
+    checkpoint that was loaded to a GPU has them there, torch leaves them, and each would make every step wait for it.
     """
     optimizer.load_state_dict(state)
-    if optimizer.defaults["fused"]:
-        return
-    for values in optimizer.state.values():
-        values["step"] = values["step"].cpu()
+    fused = optimizer.defaults["fused"]
+    for group in optimizer.param_groups:
+        group["fused"] = fused
+    for parameter, values in optimizer.state.items():
+        values["step"] = values["step"].to(parameter.device if fused else "cpu")
