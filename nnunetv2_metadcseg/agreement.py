@@ -27,14 +27,18 @@ def probabilities_of(logits: Tensor, regions: bool) -> Tensor:
     return torch.sigmoid(logits) if regions else torch.softmax(logits, 1)
 
 
+def one_hot(index: Tensor, count: int) -> Tensor:
+    """Which of `count` numbers an index (B, 1, ...) is: bool (B, count, ...)."""
+    numbers = torch.arange(count, device=index.device, dtype=index.dtype)
+    return index == numbers.view(1, -1, *[1] * (index.ndim - 2))
+
+
 def hard_labels(probabilities: Tensor, regions: bool) -> Tensor:
     """(B, K, *S) probabilities or targets -> zeros and ones of the same shape (one-hot unless `regions`)."""
     if regions:
         return (probabilities > 0.5).to(probabilities.dtype)
     if probabilities.is_cuda:  # there argmax is quick, and a running count of the classes is not
-        classes = torch.arange(probabilities.shape[1], device=probabilities.device)
-        classes = classes.view(1, -1, *[1] * (probabilities.ndim - 2))
-        return (probabilities.argmax(1, keepdim=True) == classes).to(probabilities.dtype)
+        return one_hot(probabilities.argmax(1, keepdim=True), probabilities.shape[1]).to(probabilities.dtype)
     # The first of equal maxima, as argmax gives, which is fifteen times slower along this axis on the CPU.
     top = probabilities == probabilities.amax(1, keepdim=True)
     return (top & (top.cumsum(1, dtype=torch.int16) == 1)).to(probabilities.dtype)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nnunetv2_metadcseg.agreement import NUM_DIRECTIONS, Disagreement
+from nnunetv2_metadcseg.agreement import NUM_DIRECTIONS, Disagreement, one_hot
 from nnunetv2_metadcseg.center_distance import CenterDistance, normalised_entropy
 
 NUM_VOXEL_INPUTS = 10 + NUM_DIRECTIONS
@@ -88,8 +88,7 @@ def collect(
     scalars = torch.cat(columns, 1)
     distances = centers.distances(rows)
     margin = distances[:, 1:2] - distances[:, :1]
-    directions = torch.arange(NUM_DIRECTIONS, device=label.device)
-    direction = (at_decisions(found.direction, where)[:, None] == directions).float()
+    direction = one_hot(at_decisions(found.direction, where)[:, None], NUM_DIRECTIONS).float()
     parts = [scalars, distances, margin, direction]
     if case_rates is not None:
         parts.append(case_rates[where[0]].clamp(0, 2))

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from nnunetv2_metadcseg.agreement import one_hot
+
 
 class LabelEncoder:
     """Turns integer label maps into per-head targets.
@@ -34,8 +36,7 @@ class LabelEncoder:
         valid = torch.ones_like(label, dtype=torch.bool) if self.ignore_label is None else label != self.ignore_label
         label = torch.where(valid, label, 0)
         if self.regions is None:
-            classes = torch.arange(self.num_heads, device=label.device, dtype=label.dtype)
-            target = label == classes.view(1, -1, *[1] * (label.ndim - 2))
+            target = one_hot(label, self.num_heads)
         else:
             target = torch.cat([self._region(label, values) for values in self.regions], 1)
         return target.float(), valid.float()

@@ -197,14 +197,9 @@ class LabelWeighting:
         rates = self.agreement.rates()[cases] if self.config.context else None
         evidence = collect(features, student, teacher, label, found, where, self.centers, rates, self.regions)
         prior = self._prior(evidence, found.direction, cases)
-        if self.config.influence == "none":
-            gains = None
-        elif gain is not None:
-            gains = at_decisions(gain, where)
-        elif self.direction.direction is not None:
-            gains = self._head_gain(evidence, found.pseudo, label)
-        else:
-            gains = None
+        if self.config.influence == "none" or (gain is None and self.direction.direction is None):
+            return evidence.inputs, prior, None
+        gains = self._head_gain(evidence, found.pseudo, label) if gain is None else at_decisions(gain, where)
         return evidence.inputs, prior, gains
 
     def _believe(
