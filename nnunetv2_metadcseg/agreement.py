@@ -138,6 +138,8 @@ class CaseAgreement:
         self.counts = torch.zeros(num_cases, NUM_DIRECTIONS, device=trusted.device)
         self.sizes = torch.zeros(num_cases, device=trusted.device)
         self.beliefs = torch.full((num_cases,), -1.0, device=trusted.device)  # -1: not yet known
+        # Over all visits: disagreeing voxels, and how many there would be if the label were right.
+        self.history = torch.zeros(num_cases, 2, device=trusted.device)
 
     def update_beliefs(self, cases: Tensor, alpha_sums: Tensor, voxels: Tensor) -> None:
         """Fold in the mean alpha where label and teacher disagree: cases (B,), sums of alpha and voxels (B,)."""
@@ -176,6 +178,9 @@ class CaseAgreement:
         keep = torch.where((sizes + counts.sum(1)) > 0, keep, 1.0)
         self.counts = keep[:, None] * self.counts + (1 - keep)[:, None] * counts
         self.sizes = keep * self.sizes + (1 - keep) * sizes
+        error = self.teacher_error().sum()
+        seen = torch.stack([counts.sum(1), sizes * error], 1)
+        self.history = torch.where(error.isfinite(), self.history + seen, self.history)
 
     def rates(self) -> Tensor:
         """Disagreeing voxels per structure voxel, (num_cases, D); zero for cases not yet seen."""
@@ -213,8 +218,10 @@ class CaseAgreement:
         return (1 - (1 - safe) * (1 - belief.clamp_max(1))).clamp(0.02, 0.98)
 
     def state_dict(self) -> dict:
-        return {"counts": self.counts, "sizes": self.sizes, "beliefs": self.beliefs}
+        return {"counts": self.counts, "sizes": self.sizes, "beliefs": self.beliefs, "history": self.history}
 
     def load_state_dict(self, state: dict) -> None:
         self.counts, self.sizes = state["counts"].clone(), state["sizes"].clone()
         self.beliefs = state["beliefs"].clone()
+        recent = torch.stack([self.counts.sum(1), self.sizes * self.teacher_error().sum().nan_to_num(0, 0)], 1)
+        self.history = state.get("history", recent).clone()  # checkpoints before 2026-11-28 have none

@@ -27,9 +27,9 @@ class MetaDCSegConfig:
     # The teacher averages over this share of the training, within the bounds that follow (updates).
     teacher_fraction: float = 0.05
     teacher_horizon: tuple[int, int] = (20, 1000)
-    # Otherwise that average takes over when the student has begun to know wrong labels by heart (memorisation.py): when
-    # the excess disagreement of given labels, averaged over this share of the training, has fallen below that share of
-    # its highest; 0: never. It then stays as it is, and labels teach the features only as far as they are believed.
+    # Wrong labels begin to be known by heart (memorisation.py) when the excess disagreement of given labels, averaged
+    # over this share of the training, has fallen below that share of its highest; 0: never looked at. Training then
+    # goes on from that average of the student, without the cases whose labels disagree more than trusted ones do.
     memorisation_fraction: float = 0.1
     memorised_share: float = 0.85
     # "head" (closed form, almost free), "network" (one more forward pass) or "none" (prior only).

@@ -44,6 +44,7 @@ class StratifiedDataLoader(nnUNetDataLoader):
         # Shared with worker processes, which load batches while the training process changes its mind.
         self._trusted_share = multiprocessing.Value("d", trusted_share, lock=False)
         self._is_trusted = multiprocessing.Array("b", [0] * len(given) + [1] * len(trusted), lock=False)
+        self._is_left_out = multiprocessing.Array("b", len(self.cases), lock=False)
         self._undivided = multiprocessing.Value("b", not trusted, lock=False)
         if self.get_do_oversample == self._oversample_last_XX_percent:
             foreground = sum(self._oversample_last_XX_percent(i) for i in range(self.batch_size))
@@ -52,8 +53,9 @@ class StratifiedDataLoader(nnUNetDataLoader):
 
     @property
     def given(self) -> list[str]:
-        """The cases with doubtful labels."""
-        return [case for case, trusted in zip(self.cases, self._is_trusted, strict=True) if not trusted]
+        """The cases with doubtful labels, but those that are left out."""
+        kinds = zip(self.cases, self._is_trusted, self._is_left_out, strict=True)
+        return [case for case, trusted, left_out in kinds if not (trusted or left_out)]
 
     @property
     def trusted(self) -> list[str]:
@@ -76,6 +78,18 @@ class StratifiedDataLoader(nnUNetDataLoader):
             )
         self._is_trusted[:] = [case in chosen for case in self.cases]
         self._undivided.value = 0  # last: a worker looks at the others only after this
+
+    def leave_out(self, cases: Sequence[str]) -> None:
+        """Draw these given-label cases no more; without any others, batches hold trusted patches only.
+
+        Raises:
+            ValueError: some of them are trusted or unknown.
+        """
+        left_out = set(cases)
+        wrong = sorted(left_out - set(self.cases) | left_out & set(self.trusted))
+        if wrong:
+            raise ValueError(f"{', '.join(wrong)} cannot be left out; expected given-label cases of this loader.")
+        self._is_left_out[:] = [case in left_out for case in self.cases]
 
     @property
     def trusted_share(self) -> float:
@@ -100,8 +114,9 @@ class StratifiedDataLoader(nnUNetDataLoader):
         self._batch_is_undivided = bool(self._undivided.value)
         if self._batch_is_undivided:
             return list(np.random.choice(self.cases, self.batch_size))
-        num_given = self.batch_size - self._num_trusted()
-        given = list(np.random.choice(self.given, num_given)) if num_given else []
+        cases = self.given
+        num_given = self.batch_size - self._num_trusted() if cases else 0
+        given = list(np.random.choice(cases, num_given)) if num_given else []
         return given + list(np.random.choice(self.trusted, self.batch_size - num_given))
 
     def generate_train_batch(self) -> dict:

@@ -25,24 +25,6 @@ def per_voxel(layer: nn.Linear, features: Tensor) -> Tensor:
     return (layer.weight @ features.flatten(2) + layer.bias[:, None]).unflatten(2, features.shape[2:])
 
 
-class GradientGate:
-    """Lets a gradient pass in proportion to a map that is known only later in the step."""
-
-    def __init__(self) -> None:
-        self.share: Tensor | None = None  # (B, 1, *S) in [0, 1]; None: all of it
-
-    def __call__(self, features: Tensor) -> Tensor:
-        """The features (B, C, *S) themselves; what is computed from them reaches them through the gate."""
-        self.share = None
-        if not features.requires_grad:
-            return features
-        passing = features.view_as(features)
-        passing.register_hook(
-            lambda gradient: gradient if self.share is None else gradient * self.share.to(gradient.dtype)
-        )
-        return passing
-
-
 class GivenLabelHead:
     """A linear layer per voxel with an optimiser of its own.
 

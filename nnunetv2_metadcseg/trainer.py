@@ -15,8 +15,9 @@ from nnunetv2_metadcseg.config import MetaDCSegConfig
 from nnunetv2_metadcseg.data_loading import ExtraSegChannels
 from nnunetv2_metadcseg.epoch_statistics import counted
 from nnunetv2_metadcseg.feature_tap import FeatureTap, last_segmentation_layer, unwrap, without_deep_supervision
-from nnunetv2_metadcseg.given_label_head import GivenLabelHead, GradientGate
+from nnunetv2_metadcseg.given_label_head import GivenLabelHead
 from nnunetv2_metadcseg.losses import present_soft_dice
+from nnunetv2_metadcseg.memorisation import doubted_cases
 from nnunetv2_metadcseg.network_gain import NetworkGain, keep_compiled_graphs
 from nnunetv2_metadcseg.opinion import OpinionNetwork, mixed_opinion
 from nnunetv2_metadcseg.teacher import MeanTeacher
@@ -31,7 +32,8 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
     What predicts starts on the trusted patches alone, then learns given-label patches whose target is the given label
     where a second opinion agrees and alpha label + beta pseudo-label where it does not. A second last layer learns the
     given labels as they are, so that their images teach the features throughout; it has a say in the second opinion, as
-    far as label errors cancel out. See docs/method.md.
+    far as label errors cancel out. Once wrong labels begin to be learned by heart, it goes back to before and
+    leaves out the cases whose labels are doubted. See docs/method.md.
     """
 
     config = MetaDCSegConfig()
@@ -46,7 +48,6 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         last_segmentation_layer(network)  # says what is missing before anything is built on it
         self.collective = Collective()
         self.given_head = self._build_given_head() if self.config.given_head > 0 else None
-        self.teacher_speaks = self.config.teacher
         self.teacher = self._build_teacher(network) if self.config.teacher or self.config.memorised_share > 0 else None
         self.tap = FeatureTap(network)
         self.least_trusted = int(self.batch_size > 1)  # a step without one teaches worse (docs/lab_notebook.md, i)
@@ -54,7 +55,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             keep_compiled_graphs()
         self.network_gain = NetworkGain(self.config.influence_momentum, self.collective)
         self._given_loss: Tensor | float = 0.0
-        self.gate = GradientGate()  # what the given labels may teach the features
+        self.left_out: list[str] | None = None  # cases that are not learned from any more, once some began to be known
         self.weighting: LabelWeighting | None = None  # needs the cases: see build_train_loader
         self._weighting_state: dict | None = None  # of a checkpoint, until the cases are numbered
         self.training_step = 0
@@ -131,14 +132,21 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         if self._weighting_state is not None:
             self._restore_weighting(self._weighting_state, loader.trusted)
             self._weighting_state = None
+        loader.leave_out(self.left_out or [])
         self.train_loader = loader
         self._set_trusted_share()
         return loader
 
     def _set_trusted_share(self) -> None:
-        """As many trusted patches as one-sided label errors ask for. Waits for the device: not for every step."""
+        """As many trusted patches as one-sided label errors ask for. Waits for the device: not for every step.
+
+        When cases are left out, the others are drawn alike.
+        """
         share = self.config.trusted_fraction
-        if self.starting:
+        if self.has_memorised:
+            trusted, given = len(self.train_loader.trusted), len(self.train_loader.given)
+            share = trusted / (trusted + given)
+        elif self.starting:
             share = 1.0 if self.given_head is None else share  # given-label patches would teach nothing yet
         else:
             least = min(share, self.config.least_trusted_fraction)
@@ -157,12 +165,14 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
 
     @property
     def has_memorised(self) -> bool:
-        """The network knows wrong labels by heart, so the teacher, which does not yet, has taken over as it was."""
-        return self.teacher_speaks and not self.config.teacher
+        """Wrong labels began to be known by heart, so doubted cases are left out by now."""
+        return self.left_out is not None
 
     @property
     def phase(self) -> str:
         """What is trained on now, for the log."""
+        if self.has_memorised:
+            return f"without {len(self.left_out)} doubted cases"
         return "trusted patches only" if self.starting else "given labels and trusted patches"
 
     # ---- one step -----------------------------------------------------------------------------------------------
@@ -182,15 +192,19 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         features, num_given = self.tap.pop(), batch["num_given"]
         given = slice(0, num_given)
         trust = self._user_trust(batch, given)
+        if self.has_memorised:
+            valid = self._without_left_out(batch["keys"], valid)
         said = self._learn_given_labels(features, label, valid, num_given, trust)
         features, logits = features.detach(), first_output(outputs)
         with torch.no_grad():
             student, opinion, valid, dice = self._look(logits, features, said, label, valid, num_given)
         self._note(dice)
+        if self.has_memorised:
+            return label, valid if trust is None else torch.cat([valid[given] * trust, valid[num_given:]])
         if self.starting or self._some_rank_has_one_kind(num_given, len(data)):
             return label, torch.cat([torch.zeros_like(valid[:num_given]), valid[num_given:]])
         cases = torch.tensor([self.case_index[case] for case in batch["keys"]], device=self.device)
-        teacher = self._teacher_opinion(data, student, num_given) if self.teacher_speaks else opinion
+        teacher = self._teacher_opinion(data, student, num_given) if self.config.teacher else opinion
         del opinion  # a map for every class
         self.weighting.observe_features(features, student, valid)
         found = self.weighting.compare(teacher, label[: len(teacher)], valid[: len(teacher)])
@@ -213,10 +227,6 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             gain,
             learn,
         )
-        if self.has_memorised:
-            # Labels that are all wrong alike must teach the features all the same: there are no others.
-            belief, bias = alpha.amin(1, keepdim=True), self.weighting.bias
-            self.gate.share = belief + (1 - belief) * bias
         target, weight = self.weighting.mixed_target(
             alpha,
             features[given],
@@ -240,7 +250,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         if self.given_head is None or num_given == 0:
             return None
         weight = valid[:num_given] if trust is None else valid[:num_given] * trust
-        loss, logits = self._given_label_loss(self.gate(features[:num_given]), label[:num_given], weight)
+        loss, logits = self._given_label_loss(features[:num_given], label[:num_given], weight)
         self._given_loss = self.config.given_head * loss
         return logits.detach()
 
@@ -274,7 +284,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         opinion = student
         for said in rest:
             self.weighting.observe_bias(*(x[trusted] for x in (said, student, label, valid)))
-            if self.config.given_opinion and not self.teacher_speaks:
+            if self.config.given_opinion and not self.config.teacher:
                 opinion = mixed_opinion(student, said, self.weighting.bias)
         dice = present_soft_dice(student[trusted], label[trusted], valid[trusted], self.label_manager.has_regions)
         return student, opinion, valid, dice
@@ -365,14 +375,31 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         self._set_trusted_share()
 
     def _watch_memorisation(self) -> None:
-        """From when on wrong labels are known by heart, the average so far has the say and changes no more."""
-        if self.teacher is None or self.teacher_speaks or self.starting or not self.weighting.memorisation.has_begun():
+        """Looks whether wrong labels begin to be known by heart, and ends it once."""
+        if self.config.memorised_share == 0 or self.has_memorised or self.starting:
             return
-        self.teacher_speaks = True
+        if self.weighting.memorisation.has_begun():
+            self._go_back()
+
+    def _go_back(self) -> None:
+        """To the average over the last steps, which knows less of the wrong labels, and on without doubted cases."""
+        agreement = self.weighting.agreement
+        doubted = self.collective.first(doubted_cases(agreement.history, agreement.trusted).float()).tolist()
+        self.left_out = [case for case, is_doubted in zip(self.case_index, doubted, strict=True) if is_doubted]
+        self.opinion.load_state_dict(self.teacher.module.state_dict())
+        self.train_loader.leave_out(self.left_out)
+        given = len(self.train_loader.given)
         self.print_to_log_file(
-            "The network has begun to know wrong labels by heart: from now on the second opinion is that of its "
-            "average over the last steps, which changes no more."
+            "The network has begun to learn wrong labels by heart. It goes back to its average over the last steps and "
+            f"learns from the trusted cases and the {given} others whose labels disagree with it no more than trusted "
+            f"ones do, as they are. Left out: {', '.join(self.left_out) or 'none'}."
         )
+
+    def _without_left_out(self, cases: list[str], valid: Tensor) -> Tensor:
+        """Worker processes have made batches in advance, so cases that are left out still come."""
+        left_out = set(self.left_out)
+        kept = torch.tensor([case not in left_out for case in cases], device=self.device)
+        return valid * kept.view(-1, *[1] * (valid.ndim - 1))
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         super().on_train_epoch_end(train_outputs)
@@ -421,13 +448,16 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         self._best_ema = seen
 
     def extra_state(self) -> dict:
+        average = None if self.teacher is None else self.teacher.state_dict()
+        speaks = self.config.teacher or self.has_memorised  # alpha was last made with the average's opinion
         return {
             "step": self.training_step,
             "start_dice": self.start_dice,
             "trusted_dice_average": self.trusted_dice_average,
             "best_trusted_dice": self.best_trusted_dice,
-            "teacher": self.teacher.state_dict() if self.teacher_speaks else None,
-            "silent_teacher": None if self.teacher is None or self.teacher_speaks else self.teacher.state_dict(),
+            "teacher": average if speaks else None,
+            "silent_teacher": None if speaks else average,
+            "left_out": self.left_out,
             "network_gain": self.network_gain.direction,
             "given_head": None if self.given_head is None else self.given_head.state_dict(),
             "cases": list(self.case_index),
@@ -440,7 +470,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         self.start_dice = state["start_dice"]
         self.trusted_dice_average = state["trusted_dice_average"]
         self._best_ema = self.best_trusted_dice = state["best_trusted_dice"]
-        self.teacher_speaks = state["teacher"] is not None
+        self.left_out = state.get("left_out")  # checkpoints before 2026-11-28 have none
         average = state["teacher"] or state.get("silent_teacher")  # checkpoints before 2026-11-27 may have neither
         if self.teacher is not None and average is not None:
             self.teacher.load_state_dict(average)

@@ -53,6 +53,7 @@ class nnUNetTrainerOracleReplace(nnUNetTrainerMetaDCSeg):
         given_head=0.0,
         soft_pseudo_labels=True,
         teacher=True,
+        memorised_share=0.0,
     )
     weighting_class = OracleWeighting
     clean_preprocessed_folder: str
@@ -80,4 +81,4 @@ class nnUNetTrainerOracleDrop(nnUNetTrainerOracleReplace):
 class nnUNetTrainerOracleAlpha(nnUNetTrainerOracleReplace):
     """All of MetaDCSeg but DCD and case weights, with the truth in place of alpha."""
 
-    config = replace(nnUNetTrainerMetaDCSeg.config, influence="none", dcd_strength=0.0)
+    config = replace(nnUNetTrainerMetaDCSeg.config, influence="none", dcd_strength=0.0, memorised_share=0.0)

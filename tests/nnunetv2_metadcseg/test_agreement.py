@@ -177,7 +177,26 @@ class TestCases:
         update = (torch.tensor([1]), torch.tensor([[3.0, 1, 0]]), torch.tensor([9.0]))
         cases.update(*update)
         other.update(*update)
-        assert torch.equal(cases.rates(), other.rates())
+        assert torch.equal(cases.rates(), other.rates()) and torch.equal(cases.history, other.history)
+
+    def test_history_adds_up_what_was_seen_and_what_right_labels_would_have_shown(self):
+        cases = CaseAgreement(2, torch.tensor([True, False]))
+        given, trusted = torch.tensor([[30.0, 10, 0]]), torch.tensor([[8.0, 2, 0]])
+        cases.update(torch.tensor([1]), given, torch.tensor([100.0]))
+        assert not cases.history.any()  # nothing is expected until a trusted case was seen
+        for _ in range(2):
+            cases.update(torch.tensor([0, 1]), torch.cat([trusted, given]), torch.tensor([100.0, 100.0]))
+        expected = 100 * float(cases.teacher_error().sum())
+        torch.testing.assert_close(cases.history, torch.tensor([[20.0, 2 * expected], [80.0, 2 * expected]]))
+
+    def test_a_state_without_history_begins_with_the_last_rates(self):
+        cases = agreement([[0.1, 0.2, 0], [0.4, 0, 0.1]], [True, False])
+        state = cases.state_dict()
+        state.pop("history")
+        other = CaseAgreement(2, torch.tensor([True, False]))
+        other.load_state_dict(state)
+        ratio = other.history[:, 0] / other.history[:, 1]
+        torch.testing.assert_close(ratio, cases.rates().sum(1) / cases.teacher_error().sum())
 
 
 class TestCaseWeights:

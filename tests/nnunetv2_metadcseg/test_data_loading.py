@@ -177,6 +177,27 @@ class TestTrustedLater:
         assert given_patches_of_a_worker(it, [lambda: None, lambda: it.set_trusted(TRUSTED)]) == [4, 2]
 
 
+class TestLeavingOut:
+    def test_is_drawn_no_more_until_told_otherwise(self):
+        subject = loader()
+        subject.leave_out(["g0", "g2"])
+        assert subject.given == ["g1"]
+        assert {key for _ in range(20) for key in next(subject)["keys"]} == {"g1", *TRUSTED}
+        subject.leave_out([])
+        assert subject.given == GIVEN
+
+    def test_without_others_all_patches_are_trusted(self):
+        subject = loader()
+        subject.leave_out(GIVEN)
+        batch = next(subject)
+        assert batch["num_given"] == 0 and set(batch["keys"]) <= set(TRUSTED)
+
+    @pytest.mark.parametrize("case", ["t0", "other"])
+    def test_what_cannot_be_left_out(self, case):
+        with pytest.raises(ValueError, match=f"^{case} cannot be left out"):
+            loader().leave_out(["g0", case])
+
+
 class TestForeground:
     def rate(self, it: StratifiedDataLoader, batches: int = 150) -> np.ndarray:
         """Share of patches that were aimed at the foreground, by position in the batch."""

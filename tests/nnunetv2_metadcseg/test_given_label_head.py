@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nnunetv2_metadcseg.collective import Collective
-from nnunetv2_metadcseg.given_label_head import SMALL_BALANCE, GivenLabelHead, GradientGate, LabelBias
+from nnunetv2_metadcseg.given_label_head import SMALL_BALANCE, GivenLabelHead, LabelBias
 from tests.nnunetv2_metadcseg.ranks import run_ranks
 
 FEATURES, HEADS = 4, 3
@@ -23,31 +23,6 @@ def features(seed: int = 0, count: int = 2) -> torch.Tensor:
 
 def backward(layer: GivenLabelHead, inputs: torch.Tensor, factor: float = 1.0) -> None:
     (factor * layer(inputs).square().mean()).backward()
-
-
-class TestGate:
-    def gradient(self, share: torch.Tensor | None) -> torch.Tensor:
-        gate, inputs = GradientGate(), features().requires_grad_()
-        loss = gate(inputs[:1]).square().sum() + inputs.sum()  # the second part does not pass the gate
-        gate.share = share
-        loss.backward()
-        return inputs.grad
-
-    def test_lets_everything_pass_until_told_otherwise(self):
-        expected = 1 + 2 * features()
-        expected[1] = 1
-        torch.testing.assert_close(self.gradient(None), expected)
-
-    def test_scales_what_passes_and_nothing_else(self):
-        share = torch.rand(1, 1, 3, 4, 5)
-        expected = torch.ones_like(features())
-        expected[:1] += 2 * share * features()[:1]
-        torch.testing.assert_close(self.gradient(share), expected)
-
-    def test_forgets_the_share_of_the_step_before(self):
-        gate = GradientGate()
-        gate.share = torch.zeros(1, 1, 3, 4, 5)
-        assert torch.equal(gate(features()), features()) and gate.share is None
 
 
 def gradient_scaler(scale: float) -> torch.amp.GradScaler:

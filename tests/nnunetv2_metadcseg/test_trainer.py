@@ -187,25 +187,42 @@ class TestSteps:
         steps(trainer, 2)
         assert trainer.teacher.updates == 3
 
-    def test_the_teacher_is_silent_until_wrong_labels_are_known_by_heart(self, make, monkeypatch):
+    def test_goes_back_when_wrong_labels_are_known_by_heart(self, make, monkeypatch, capsys):
         trainer = start(make())
         steps(trainer, 2)
-        assert trainer.teacher.updates == 2 and not trainer.teacher_speaks
-        assert trainer.extra_state()["teacher"] is None  # the audit asks who has the say
         trainer.on_train_epoch_start()
-        assert not trainer.teacher_speaks and trainer.gate.share is None
+        assert trainer.teacher.updates == 2 and not trainer.has_memorised
+        assert trainer.extra_state()["teacher"] is None  # the audit asks whose opinion alpha was made of
         monkeypatch.setattr(trainer.weighting.memorisation, "has_begun", lambda: True)
+        doubted = trainer.train_loader.given[:1]
+        history = trainer.weighting.agreement.history
+        history[:] = 1.0
+        history[trainer.case_index[doubted[0]], 0] = 20.0
         trainer.on_train_epoch_start()
-        before = [parameter.clone() for parameter in trainer.teacher.module.parameters()]
-        batch = steps(trainer, 2)[-1]
+        assert trainer.left_out == doubted and doubted[0] not in trainer.train_loader.given
+        assert f"Left out: {doubted[0]}." in capsys.readouterr().out
+        average = [*trainer.teacher.module.parameters()]
+        assert all(map(torch.equal, trainer.opinion.parameters(), average))
+        trusted, given = len(trainer.train_loader.trusted), len(trainer.train_loader.given)
+        assert trainer.train_loader.trusted_share == trusted / (trusted + given)
+        before = [parameter.clone() for parameter in average]
+        steps(trainer, 2)
         assert all(map(torch.equal, trainer.teacher.module.parameters(), before))
+        assert not all(map(torch.equal, trainer.opinion.parameters(), before))
         assert trainer.extra_state()["teacher"]["updates"] == 2
-        share, bias = trainer.gate.share, trainer.weighting.bias
-        assert share.shape == (batch["num_given"], 1, *batch["target"].shape[2:])
-        assert (share >= bias).all() and share.min() < share.max() <= 1
+
+    def test_a_batch_made_before_teaches_nothing_of_left_out_cases(self, make):
+        trainer = start(make())
+        batch = steps(trainer, 2)[-1]
+        trainer.left_out = batch["keys"][: batch["num_given"]]
+        data, (label, valid) = batch["data"], trainer.encoder(batch["target"][:, :1])
+        target, weight = trainer.training_targets(batch, data, trainer.forward(data), label, valid)
+        assert torch.equal(target, label)
+        kept = torch.tensor([key not in trainer.left_out for key in batch["keys"]])
+        assert not weight[~kept].any() and torch.equal(weight[kept], valid[kept]) and weight.any()
 
     @pytest.mark.parametrize("kind", ["regions", "ignore"])
-    def test_trains_on_after_the_takeover(self, make, known_by_heart, kind):
+    def test_trains_on_without_doubted_cases(self, make, known_by_heart, kind):
         trainer = start(make(kind=kind))
         steps(trainer, 2)
         trainer.on_train_epoch_start()
@@ -213,6 +230,17 @@ class TestSteps:
         before = [parameter.clone() for parameter in trainer.network.parameters()]
         steps(trainer, 2)
         assert not any(map(torch.equal, before[:1], trainer.network.parameters()))
+
+    def test_trains_on_when_all_given_labels_are_doubted(self, make, monkeypatch):
+        trainer = start(make())
+        steps(trainer, 2)
+        monkeypatch.setattr(trainer.weighting.memorisation, "has_begun", lambda: True)
+        history = trainer.weighting.agreement.history
+        history[:] = 1.0
+        history[~trainer.weighting.agreement.trusted, 0] = 20.0
+        trainer.on_train_epoch_start()
+        assert trainer.train_loader.given == [] and trainer.train_loader.trusted_share == 1
+        assert {batch["num_given"] for batch in steps(trainer, 2)} == {0}
 
     def test_no_teacher_where_memorisation_is_not_watched(self, make):
         class Never(ShortStart):
@@ -470,7 +498,7 @@ class TestResume:
         assert [name for name in got if not torch.equal(got[name], expected[name])] == []
         assert second.best_trusted_dice == unbroken.best_trusted_dice
 
-    def test_goes_on_after_the_takeover(self, make, known_by_heart):
+    def test_goes_on_without_doubted_cases(self, make, known_by_heart):
         unbroken, second = unbroken_and_resumed(make(), ShortStart, 2, 2, epochs=4, iterations=3)
         assert unbroken.has_memorised and second.has_memorised
         expected, got = everything(unbroken), everything(run(second))
