@@ -324,6 +324,11 @@ class FoldNetwork:
             raise AuditError(
                 self.note or f"The checkpoint of fold {fold} has no learned weights; use --maps prediction."
             )
+        if state.get("left_out") and self.note is None:
+            self.note = (
+                f"The network of fold {fold} began to learn wrong labels by heart, and its trainer then left out "
+                f"{len(state['left_out'])} cases as doubtful: {', '.join(state['left_out'])}."
+            )
 
     def _read(self, ours: dict) -> TrainerRecord | None:
         """The record of the trainer; for learned maps with its weights."""

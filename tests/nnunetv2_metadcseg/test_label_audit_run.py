@@ -13,7 +13,7 @@ import pytest
 from scipy.special import expit, logit
 
 from nnunetv2_metadcseg.label_audit_output import check_output
-from nnunetv2_metadcseg.label_audit_predict import AuditError, CasePrediction, Structure, TrainedModel
+from nnunetv2_metadcseg.label_audit_predict import AuditError, CasePrediction, FoldNetwork, Structure, TrainedModel
 from nnunetv2_metadcseg.label_audit_run import measure, probability_of_given, run_audit, voxel_suspicion
 
 SHAPE = (6, 20, 20)
@@ -147,6 +147,13 @@ def test_uses_learned_weights_where_there_are_some(tmp_path):
     assert "learned weights: 1 - alpha per voxel (maps only)" in audit.about["signals"]
     wrong = model.labels["large"] != square(6, 14)
     assert np.load(tmp_path / "out" / "suspicion" / "large.npy")[wrong].min() >= 90
+
+
+@pytest.mark.parametrize("left_out", [["b", "d"], [], None])
+def test_says_which_cases_the_trainer_left_out(left_out):
+    ours = {"state": {"left_out": left_out}, "trainer": "nnUNetTrainerMetaDCSeg"}
+    note = FoldNetwork(SimpleNamespace(maps="prediction"), 0, None, ours).note
+    assert note.endswith("left out 2 cases as doubtful: b, d.") if left_out else note is None
 
 
 def test_only_some_cases_are_measured_by_the_trusted_ones_too(tmp_path):
