@@ -59,7 +59,7 @@ class MemorisationWatch:
 
 
 def doubted_cases(history: Tensor, trusted: Tensor) -> Tensor:
-    """Cases whose labels disagree with the second opinion more than right labels do: (N,) bool, no trusted ones.
+    """Cases whose labels disagree with the second opinion more than right labels do: (N,) bool on the CPU.
 
     The measure x of a case is the logarithm of its disagreement by that expected of a right label, over all visits. A
     case is doubted where x lies above what one more right label would exceed in 1 - `SURE` of all times, by Student's t
@@ -69,11 +69,12 @@ def doubted_cases(history: Tensor, trusted: Tensor) -> Tensor:
     Args:
         history: (N, 2), disagreeing voxels of every case and those expected (agreement.CaseAgreement.history); a case
             that was never seen is not doubted.
-        trusted: (N,) bool.
+        trusted: (N,) bool; these are never doubted.
     """
+    history, trusted = history.cpu().double(), trusted.cpu()
     seen = (history > 0).all(1)
     measure = history.clamp_min(1e-6).log() @ history.new_tensor([1.0, -1.0])
-    known = measure[trusted & seen].double()
+    known = measure[trusted & seen]
     freedom = max(len(known) - 1, 0) + PRIOR_CASES
     squares = (known - known.mean()).square().sum() if len(known) else 0.0
     spread = math.sqrt((float(squares) + PRIOR_CASES * PRIOR_SPREAD**2) / freedom)

@@ -384,7 +384,8 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
     def _go_back(self) -> None:
         """To the average over the last steps, which knows less of the wrong labels, and on without doubted cases."""
         agreement = self.weighting.agreement
-        doubted = self.collective.first(doubted_cases(agreement.history, agreement.trusted).float()).tolist()
+        doubted = doubted_cases(agreement.history, agreement.trusted).float().to(self.device)
+        doubted = self.collective.first(doubted).tolist()  # rounding may differ between ranks
         self.left_out = [case for case, is_doubted in zip(self.case_index, doubted, strict=True) if is_doubted]
         self.opinion.load_state_dict(self.teacher.module.state_dict())
         self.train_loader.leave_out(self.left_out)
