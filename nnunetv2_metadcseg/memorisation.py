@@ -61,10 +61,10 @@ class MemorisationWatch:
 def doubted_cases(history: Tensor, trusted: Tensor) -> Tensor:
     """Cases whose labels disagree with the second opinion more than right labels do: (N,) bool on the CPU.
 
-    The measure x of a case is the logarithm of its disagreement by that expected of a right label, over all visits. A
-    case is doubted where x lies above what one more right label would exceed in 1 - `SURE` of all times, by Student's t
-    distribution. The spread of right labels is that of the trusted ones, together with `PRIOR_CASES` cases that have
-    `PRIOR_SPREAD`, since three to ten trusted cases say little about it.
+    The measure of a case is the logarithm of its disagreement by that expected of a right label, over all visits. A
+    case is doubted where that is above what one more trusted label would exceed in 1 - `SURE` of all times, by
+    Student's t distribution. The spread of right labels is that of the trusted ones, together with `PRIOR_CASES` cases
+    that have `PRIOR_SPREAD`, since three to ten trusted cases say little about it.
 
     Args:
         history: (N, 2), disagreeing voxels of every case and those expected (agreement.CaseAgreement.history); a case
@@ -75,8 +75,9 @@ def doubted_cases(history: Tensor, trusted: Tensor) -> Tensor:
     seen = (history > 0).all(1)
     measure = history.clamp_min(1e-6).log() @ history.new_tensor([1.0, -1.0])
     known = measure[trusted & seen]
-    freedom = max(len(known) - 1, 0) + PRIOR_CASES
-    squares = (known - known.mean()).square().sum() if len(known) else 0.0
-    spread = math.sqrt((float(squares) + PRIOR_CASES * PRIOR_SPREAD**2) / freedom)
-    bound = float(student.ppf(SURE, freedom)) * spread * math.sqrt(1 + 1 / max(len(known), 1))
-    return seen & ~trusted & (measure > bound)
+    if len(known) == 0:
+        return torch.zeros_like(trusted)
+    freedom = len(known) - 1 + PRIOR_CASES
+    squares = float((known - known.mean()).square().sum()) + PRIOR_CASES * PRIOR_SPREAD**2
+    margin = float(student.ppf(SURE, freedom)) * math.sqrt(squares / freedom * (1 + 1 / len(known)))
+    return seen & ~trusted & (measure > known.mean() + margin)

@@ -71,6 +71,10 @@ class TestDoubtedCases:
     def test_all_given_labels_may_be_wrong(self):
         assert doubted([2.2, 2.5, 4.0, *TRUSTED], 5) == [True] * 3 + [False] * 5
 
+    def test_what_is_expected_may_be_too_much(self):
+        """Where no given label is right the error of the teacher on unseen cases is taken to be its largest."""
+        assert doubted([1.2, 1.4, 0.6, *(ratio / 1.5 for ratio in TRUSTED)], 5) == [True, True, False] + [False] * 5
+
     def test_a_trusted_case_is_never_doubted(self):
         assert doubted([1.0, 1.0, 0.9, 1.1, 9.0], 3) == [False] * 5
 
