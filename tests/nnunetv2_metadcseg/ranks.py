@@ -20,5 +20,6 @@ def _run(rank: int, function: Callable[[int], object], folder: str, count: int) 
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=count)
     try:
         torch.save(function(rank), f"{folder}/rank{rank}.pt")
+        dist.barrier()  # a group that is taken down while another rank still talks to it may abort the process
     finally:
         dist.destroy_process_group()
