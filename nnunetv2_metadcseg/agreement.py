@@ -178,9 +178,12 @@ class CaseAgreement:
         keep = torch.where((sizes + counts.sum(1)) > 0, keep, 1.0)
         self.counts = keep[:, None] * self.counts + (1 - keep)[:, None] * counts
         self.sizes = keep * self.sizes + (1 - keep) * sizes
+        self.history = self.history + self._beside_expected(counts, sizes)
+
+    def _beside_expected(self, counts: Tensor, sizes: Tensor) -> Tensor:
+        """Disagreeing voxels, and those expected of right labels: (num_cases, 2); zeros while that is not known."""
         error = self.teacher_error().sum()
-        seen = torch.stack([counts.sum(1), sizes * error], 1)
-        self.history = torch.where(error.isfinite(), self.history + seen, self.history)
+        return torch.where(error.isfinite(), torch.stack([counts.sum(1), sizes * error], 1), 0.0)
 
     def rates(self) -> Tensor:
         """Disagreeing voxels per structure voxel, (num_cases, D); zero for cases not yet seen."""
@@ -223,5 +226,5 @@ class CaseAgreement:
     def load_state_dict(self, state: dict) -> None:
         self.counts, self.sizes = state["counts"].clone(), state["sizes"].clone()
         self.beliefs = state["beliefs"].clone()
-        recent = torch.stack([self.counts.sum(1), self.sizes * self.teacher_error().sum().nan_to_num(0, 0)], 1)
-        self.history = state.get("history", recent).clone()  # checkpoints before 2026-11-28 have none
+        recent = self._beside_expected(self.counts, self.sizes)  # checkpoints before 2026-11-28 have no history
+        self.history = state.get("history", recent).clone()

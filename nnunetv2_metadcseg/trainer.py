@@ -193,14 +193,14 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         given = slice(0, num_given)
         trust = self._user_trust(batch, given)
         if self.has_memorised:
-            valid = self._without_left_out(batch["keys"], valid)
+            valid, trust = self._believed(batch["keys"], valid, trust), None
         said = self._learn_given_labels(features, label, valid, num_given, trust)
         features, logits = features.detach(), first_output(outputs)
         with torch.no_grad():
             student, opinion, valid, dice = self._look(logits, features, said, label, valid, num_given)
         self._note(dice)
         if self.has_memorised:
-            return label, valid if trust is None else torch.cat([valid[given] * trust, valid[num_given:]])
+            return label, valid
         if self.starting or self._some_rank_has_one_kind(num_given, len(data)):
             return label, torch.cat([torch.zeros_like(valid[:num_given]), valid[num_given:]])
         cases = torch.tensor([self.case_index[case] for case in batch["keys"]], device=self.device)
@@ -396,11 +396,17 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             f"ones do, as they are. Left out: {', '.join(self.left_out) or 'none'}."
         )
 
-    def _without_left_out(self, cases: list[str], valid: Tensor) -> Tensor:
-        """Worker processes have made batches in advance, so cases that are left out still come."""
+    def _believed(self, cases: list[str], valid: Tensor, trust: Tensor | None) -> Tensor:
+        """Weight (B, 1, *S) of labels that are learned as they are: none for cases that are left out.
+
+        Those still come, in batches that worker processes have made before.
+        """
         left_out = set(self.left_out)
         kept = torch.tensor([case not in left_out for case in cases], device=self.device)
-        return valid * kept.view(-1, *[1] * (valid.ndim - 1))
+        weight = valid * kept.view(-1, *[1] * (valid.ndim - 1))
+        if trust is not None:
+            weight[: len(trust)] *= trust
+        return weight
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         super().on_train_epoch_end(train_outputs)

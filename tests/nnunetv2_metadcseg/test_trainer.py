@@ -221,6 +221,13 @@ class TestSteps:
         kept = torch.tensor([key not in trainer.left_out for key in batch["keys"]])
         assert not weight[~kept].any() and torch.equal(weight[kept], valid[kept]) and weight.any()
 
+    def test_the_users_trust_still_weighs_what_is_believed(self, make):
+        trainer = start(make())
+        trainer.left_out = ["b"]
+        trust = torch.full((2, 1, 4, 4, 4), 0.25)
+        weight = trainer._believed(["a", "b", "t"], torch.ones(3, 1, 4, 4, 4), trust)
+        assert weight.flatten(1).amin(1).tolist() == weight.flatten(1).amax(1).tolist() == [0.25, 0.0, 1.0]
+
     @pytest.mark.parametrize("kind", ["regions", "ignore"])
     def test_trains_on_without_doubted_cases(self, make, known_by_heart, kind):
         trainer = start(make(kind=kind))
