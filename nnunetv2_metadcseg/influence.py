@@ -22,10 +22,7 @@ from torch.func import functional_call
 
 def logit_gradient(loss: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
     """Gradient of `loss(logits)` in the logits (B, K, *S), without a graph through the network."""
-    with torch.enable_grad():
-        leaf = logits.detach().float().requires_grad_()
-        (gradient,) = torch.autograd.grad(loss(leaf), leaf)
-    return gradient
+    return torch.func.grad(loss)(logits.detach().float())  # unlike autograd.grad it may be part of a fused function
 
 
 def flatten_voxels(tensor: Tensor) -> Tensor:

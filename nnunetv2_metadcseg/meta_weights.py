@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from nnunetv2_metadcseg.collective import Collective
-from nnunetv2_metadcseg.fusion import Fuse, unfused
 from nnunetv2_metadcseg.optimizer_state import adam, load_adam
 
 
@@ -48,7 +47,7 @@ class MetaWeights:
             the influence is informative, is kept.
         pull: weight of mean(delta^2), which draws the weights to the prior.
         device: where the network lives; it is always fp32.
-        collective: reductions over DDP ranks. fuse: how tensor functions are run (fusion.py).
+        collective: reductions over DDP ranks.
     """
 
     def __init__(
@@ -60,7 +59,6 @@ class MetaWeights:
         pull: float = 0.05,
         device: torch.device | str = "cpu",
         collective: Collective | None = None,
-        fuse: Fuse = unfused,
     ) -> None:
         self.collective = collective or Collective()
         self.network = MetaWeightNetwork(num_inputs, hidden, max_correction).to(device)
@@ -70,38 +68,36 @@ class MetaWeights:
         self.scale: Tensor | None = (
             None  # running mean |influence|, so that `pull` and the step do not depend on its unit
         )
-        self._objective = fuse(self._objective)
 
     @torch.no_grad()
     def alpha(self, inputs: Tensor, prior: Tensor) -> Tensor:
         """Belief in the given label, (V,) in (0, 1), for inputs (V, F) and prior log odds (V,)."""
         return torch.sigmoid(prior + self.network(inputs))
 
-    def update(self, inputs: Tensor, prior: Tensor, gain: Tensor, rate: float = 1.0) -> None:
-        """One step on J = -mean(alpha gain / scale) + pull mean(delta^2), the mean over the voxels of all DDP ranks.
+    def objective(self, inputs: Tensor, prior: Tensor, gain: Tensor) -> Tensor:
+        """J = -mean(alpha gain / scale) + pull mean(delta^2), the mean over the voxels of all DDP ranks: a scalar.
 
         Args:
             inputs: (V, F). prior: (V,). V may be zero.
             gain: (V,), influence of the given label minus that of the pseudo-label (beta = 1 - alpha, so only the
                 difference counts).
-            rate: share of the learning rate used now.
         """
-        self.optimizer.zero_grad(set_to_none=True)
-        with torch.enable_grad():
-            self._objective(inputs, prior, gain).backward()
-        for parameter in self.network.parameters():
-            parameter.grad = self.collective.sum(parameter.grad)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate * rate
-        self.optimizer.step()
-
-    def _objective(self, inputs: Tensor, prior: Tensor, gain: Tensor) -> Tensor:
         total = self.collective.sum(torch.stack([gain.abs().sum(), gain.new_full((), len(gain))]))
         count = total[1].clamp_min(1)
         self._track_scale(total[0] / count)
         delta = self.network(inputs)
         alpha = torch.sigmoid(prior + delta)
         return (self.pull * delta.square() - alpha * gain / self.scale).sum() / count
+
+    def step(self, objective: Tensor, rate: float = 1.0) -> None:
+        """Lowers the objective; rate: share of the learning rate used now."""
+        self.optimizer.zero_grad(set_to_none=True)
+        objective.backward()
+        for parameter in self.network.parameters():
+            parameter.grad = self.collective.sum(parameter.grad)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate * rate
+        self.optimizer.step()
 
     def _track_scale(self, size: Tensor) -> None:
         """Largest mean |gain| so far, slowly forgotten: once the influence fades its steps fade too."""

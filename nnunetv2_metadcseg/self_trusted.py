@@ -135,9 +135,8 @@ class nnUNetTrainerMetaDCSegSelfTrusted(nnUNetTrainerMetaDCSeg):
 
     def _observe(self, batch: dict, logits: Tensor, label: Tensor, valid: Tensor) -> None:
         """Scores the cases by the student's own logits, which were computed before it learned from this batch."""
-        cases = torch.tensor([self.case_index[case] for case in batch["keys"]], device=self.device)
         overlaps = class_overlaps(self.probabilities(logits), label, valid, self.label_manager.has_regions)
-        self.scores.update(cases, overlaps)
+        self.scores.update(self.case_numbers(batch), overlaps)
         self.weighting.statistics.add(agreement=self.scores.class_dice().mean())
 
     def _some_rank_has_an_early_batch(self, batch: dict) -> bool:

@@ -19,7 +19,7 @@ from nnunetv2_metadcseg.feature_tap import unwrap
 from nnunetv2_metadcseg.step_benchmark import ArmCost, Effort, Result, Target, meta_interval
 from nnunetv2_metadcseg.step_benchmark_arms import build, load_weights
 from nnunetv2_metadcseg.step_benchmark_memory import peak_memory
-from nnunetv2_metadcseg.step_benchmark_parts import PartTimer, mean_of_medians, median_parts, watch
+from nnunetv2_metadcseg.step_benchmark_parts import PartTimer, mean_of_medians, median_parts, methods_of, watch
 from nnunetv2_metadcseg.trainer import nnUNetTrainerMetaDCSeg
 from nnunetv2_metadcseg.trusted_trainer import TrustedBatchTrainer, first_output
 
@@ -144,7 +144,7 @@ def time_steps(trainers: dict[str, nnUNetTrainer], batches: list[dict], effort: 
     timer = PartTimer(clock, synchronise)
     watched = [arm for arm in names if isinstance(trainers[arm], nnUNetTrainerMetaDCSeg)]
     for arm in watched:
-        watch(trainers[arm], timer)
+        watch(trainers[arm], timer, methods_of(trainers[arm]))
     given = {arm: [batch_for(trainers[arm], batch) for batch in batches] for arm in names}
     rounds = max(1, round(effort.steps / len(batches)))
     seconds = {arm: [[] for _ in batches] for arm in names}

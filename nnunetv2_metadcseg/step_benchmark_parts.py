@@ -6,12 +6,15 @@ import functools
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
+
+from nnunetv2_metadcseg.fusion import unfused
 
 # In the order of the table. "data": to the device, memory format, one-hot labels. "backward": with clipping and
 # optimiser step. "given labels": loss of the second last layer. "teacher": the second opinion and where labels differ
-# from it. "meta network": with its inputs. "loss": with the mixed target.
+# from it. "meta network": with its inputs. "loss": with the mixed target. Where functions are compiled, "teacher" holds
+# the given labels' loss, the influence of the last layer and the move of the centers, "meta network" gamma and target.
 PARTS = ("data", "forward", "given labels", "teacher", "influence", "meta network", "DCD", "loss", "backward", "other")
 
 # (path of the owner from the trainer, attribute, part); time inside an inner one counts there only.
@@ -19,19 +22,22 @@ METADCSEG_METHODS = (
     ("", "to_device", "data"),
     ("", "encoder", "data"),
     ("", "forward", "forward"),
-    ("", "_learn_given_labels", "given labels"),
     ("", "_look", "teacher"),
     ("", "_teacher_opinion", "teacher"),
-    ("weighting", "compare", "teacher"),
-    ("weighting", "observe_agreement", "teacher"),
-    ("", "_observe_trusted", "influence"),
+    ("weighting", "observe", "teacher"),
+    ("", "_move_network_direction", "influence"),
     ("", "_network_gain", "influence"),
-    ("weighting", "alpha", "meta network"),
-    ("weighting", "observe_features", "DCD"),
-    ("weighting", "_gamma", "DCD"),
-    ("weighting", "mixed_target", "loss"),
+    ("weighting", "targets", "meta network"),
     ("", "full_loss", "loss"),
     ("", "optimize", "backward"),
+)
+# Parts of the above, which cannot be told apart where they are compiled together (fusion.py).
+INNER_METHODS = (
+    ("", "_given_label_loss", "given labels"),
+    ("weighting", "_move_centers", "DCD"),
+    ("weighting", "_move_direction", "influence"),
+    ("weighting", "_gamma", "DCD"),
+    ("weighting", "_mix", "loss"),
 )
 
 
@@ -86,7 +92,12 @@ class PartTimer:
         return dict(self.seconds)
 
 
-def watch(trainer: Any, timer: PartTimer, methods: tuple[tuple[str, str, str], ...] = METADCSEG_METHODS) -> None:
+def methods_of(trainer: Any) -> tuple[tuple[str, str, str], ...]:
+    """What can be timed: inner methods only where they are called as they are."""
+    return METADCSEG_METHODS + (INNER_METHODS if trainer.fuse is unfused else ())
+
+
+def watch(trainer: Any, timer: PartTimer, methods: Sequence[tuple[str, str, str]]) -> None:
     """Puts stop watches around the methods of a trainer that has been initialised and has its loaders.
 
     Raises:

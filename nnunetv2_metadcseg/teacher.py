@@ -26,15 +26,18 @@ class MeanTeacher:
         if horizon < 1:
             raise ValueError(f"The teacher's horizon must be at least 1 update, got {horizon}.")
         self.module = deepcopy(network).eval().requires_grad_(False)
+        # Walking through the modules of a large network takes as long as the update itself.
+        self._parameters = list(self.module.parameters()), list(network.parameters())
+        self._buffers = list(zip(self.module.buffers(), network.buffers(), strict=True))
         self.horizon = horizon
         self.updates = 0
 
     @torch.no_grad()
-    def update(self, network: nn.Module) -> None:
+    def update(self) -> None:
         """Move the average towards the student; buffers are copied."""
         share = 1.0 / min(self.updates + 1, self.horizon)
-        torch._foreach_lerp_(list(self.module.parameters()), list(network.parameters()), share)
-        for own, other in zip(self.module.buffers(), network.buffers(), strict=True):
+        torch._foreach_lerp_(*self._parameters, share)
+        for own, other in self._buffers:
             own.copy_(other)
         self.updates += 1
 

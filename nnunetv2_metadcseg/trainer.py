@@ -10,6 +10,7 @@ from nnunetv2.paths import nnUNet_raw
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from torch import Tensor, nn
 
+from nnunetv2_metadcseg.agreement import Disagreement
 from nnunetv2_metadcseg.collective import Collective
 from nnunetv2_metadcseg.config import MetaDCSegConfig
 from nnunetv2_metadcseg.data_loading import ExtraSegChannels
@@ -22,7 +23,7 @@ from nnunetv2_metadcseg.network_gain import NetworkGain, keep_compiled_graphs
 from nnunetv2_metadcseg.opinion import OpinionNetwork, mixed_opinion
 from nnunetv2_metadcseg.teacher import MeanTeacher
 from nnunetv2_metadcseg.trust_maps import PreprocessedTrustMaps, find_trust_maps, to_trust
-from nnunetv2_metadcseg.trusted_trainer import TrustedBatchTrainer, first_output
+from nnunetv2_metadcseg.trusted_trainer import TrustedBatchTrainer
 from nnunetv2_metadcseg.weighting import LabelWeighting
 
 
@@ -63,9 +64,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         self.best_trusted_dice: float | None = None
         self.has_trust_maps = False
         self.start_dice = 0.0  # running Dice on trusted patches, during the start only
-        self.trusted_loss, self._given_label_loss, self._look = map(
-            self.fuse, (self.local_loss.single, self._given_label_loss, self._look)
-        )
+        self._look = self.fuse(self._look)
 
     def _build_given_head(self) -> GivenLabelHead:
         return GivenLabelHead(
@@ -181,7 +180,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         starting = self.starting
         result = super().train_step(batch)
         if self.teacher is not None and not self.has_memorised:
-            self.teacher.update(self.opinion)
+            self.teacher.update()
         self.training_step += 1
         if starting and not self.starting:
             self._set_trusted_share()
@@ -194,83 +193,71 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         trust = self._user_trust(batch, given)
         if self.has_memorised:
             valid, trust = self._believed(batch["keys"], valid, trust), None
-        said = self._learn_given_labels(features, label, valid, num_given, trust)
-        features, logits = features.detach(), first_output(outputs)
-        with torch.no_grad():
-            student, opinion, valid, dice = self._look(logits, features, said, label, valid, num_given)
-        self._note(dice)
+        logits = (outputs if isinstance(outputs, Tensor) else outputs[0]).detach()
+        loss, logits, student, opinion, valid, dice, bias = self._look(features, logits, label, valid, num_given, trust)
+        features = features.detach()
+        self._note(loss, dice, bias)
         if self.has_memorised:
             return label, valid
         if self.starting or self._some_rank_has_one_kind(num_given, len(data)):
             return label, torch.cat([torch.zeros_like(valid[:num_given]), valid[num_given:]])
-        cases = torch.tensor([self.case_index[case] for case in batch["keys"]], device=self.device)
+        cases = self.case_numbers(batch)
         teacher = self._teacher_opinion(data, student, num_given) if self.config.teacher else opinion
         del opinion  # a map for every class
-        self.weighting.observe_features(features, student, valid)
-        found = self.weighting.compare(teacher, label[: len(teacher)], valid[: len(teacher)])
-        self.weighting.observe_agreement(cases[: len(teacher)], found)
+        found = self._learn_from_batch(features, logits, student, teacher, label, valid, cases, num_given)
         if num_given < len(data):
-            self._observe_trusted(features, logits, outputs, label, valid, num_given)
+            self._move_network_direction(outputs, label, valid, num_given)
         if num_given == 0:
             return label, valid
         learn = self._meta_rate()
         found = found[given]
         gain = self._network_gain(data[given], logits[given], label[given], found.pseudo, learn)
-        alpha = self.weighting.alpha(
-            features[given],
-            student[given],
-            teacher[given],
-            label[given],
-            valid[given],
-            found,
-            cases[given],
-            gain,
-            learn,
-        )
-        target, weight = self.weighting.mixed_target(
-            alpha,
-            features[given],
-            teacher[given],
-            label[given],
-            valid[given],
-            found,
-            cases[given],
-            trust,
-        )
+        maps = (x[given] for x in (features, student, teacher, label, valid))
+        _, target, weight = self.weighting.targets(*maps, found, cases[given], trust, gain, learn)
         rest = valid[num_given:].expand(-1, weight.shape[1], *valid.shape[2:])
         return torch.cat([target, label[num_given:]]), torch.cat([weight, rest])
 
-    def _learn_given_labels(
-        self, features: Tensor, label: Tensor, valid: Tensor, num_given: int, trust: Tensor | None
-    ) -> Tensor | None:
-        """The loss of the second last layer on given-label patches; gives its logits there, (num_given, K, *S).
-
-        None without such a layer, or without such patches.
-        """
-        if self.given_head is None or num_given == 0:
-            return None
-        weight = valid[:num_given] if trust is None else valid[:num_given] * trust
-        loss, logits = self._given_label_loss(features[:num_given], label[:num_given], weight)
-        self._given_loss = self.config.given_head * loss
-        return logits.detach()
-
-    def _given_label_loss(self, features: Tensor, label: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        with self.autocast():
-            logits = self.given_head(features)
-        return self.local_loss.single(logits, label, weight), logits
+    def case_numbers(self, batch: dict) -> Tensor:
+        """Of the patches' cases, (B,), as `case_index` has them; the host does not wait for the device."""
+        return torch.tensor([self.case_index[case] for case in batch["keys"]]).to(self.device, non_blocking=True)
 
     def _look(
-        self, logits: Tensor, features: Tensor, said: Tensor | None, label: Tensor, valid: Tensor, num_given: int
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        self, features: Tensor, logits: Tensor, label: Tensor, valid: Tensor, num_given: int, trust: Tensor | None
+    ) -> tuple[Tensor | float, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]:
         """What the two last layers predict, and what both get wrong on trusted patches.
 
         Args:
-            logits: (B, K, *S) of the layer that predicts. said: of the other one, on given-label patches only.
+            features: (B, C, *S), with their gradient. logits: (B, K, *S) of the layer that predicts, without.
+            label: (B, K, *S). valid: (B, 1, *S). trust: the user's, (num_given, 1, *S).
 
         Returns:
-            Probabilities of the layer that predicts, and of both together (B, K, *S); what counts (B, 1, *S); Dice on
-            trusted patches, nan without any.
+            Loss of the second last layer; logits in fp32; probabilities of the layer that predicts, and of both
+            together (B, K, *S); what counts (B, 1, *S); Dice on trusted patches, nan without any; one-sidedness.
         """
+        loss, said = self._given_label_loss(features, label, valid, num_given, trust)
+        with torch.no_grad():
+            logits = logits.float().contiguous()
+            return loss, logits, *self._second_opinion(features, logits, said, label, valid, num_given)
+
+    def _given_label_loss(
+        self, features: Tensor, label: Tensor, valid: Tensor, num_given: int, trust: Tensor | None
+    ) -> tuple[Tensor | float, Tensor | None]:
+        """Loss of the second last layer on given-label patches, and its logits there, (num_given, K, *S).
+
+        Zero and None without such a layer, or without such patches.
+        """
+        if self.given_head is None or num_given == 0:
+            return 0.0, None
+        weight = valid[:num_given] if trust is None else valid[:num_given] * trust
+        with self.autocast():
+            logits = self.given_head(features[:num_given])
+        loss = self.local_loss.single(logits, label[:num_given], weight)
+        return self.config.given_head * loss, logits.detach()
+
+    def _second_opinion(
+        self, features: Tensor, logits: Tensor, said: Tensor | None, label: Tensor, valid: Tensor, num_given: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+        """As `_look` from the probabilities on; said: logits of the second last layer, on given-label patches only."""
         trusted, both = slice(num_given, None), [logits]
         if self.given_head is not None:
             with self.autocast():
@@ -281,13 +268,30 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             finite = sum(x.sum() for x in both).isfinite()
             both, valid = [torch.where(finite, x, 0.0) for x in both], valid * finite
         student, *rest = map(self.probabilities, both)
-        opinion = student
+        opinion, bias = student, None
         for said in rest:
             self.weighting.observe_bias(*(x[trusted] for x in (said, student, label, valid)))
+            bias = self.weighting.bias
             if self.config.given_opinion and not self.config.teacher:
-                opinion = mixed_opinion(student, said, self.weighting.bias)
+                opinion = mixed_opinion(student, said, bias)
         dice = present_soft_dice(student[trusted], label[trusted], valid[trusted], self.label_manager.has_regions)
-        return student, opinion, valid, dice
+        return student, opinion, valid, dice, bias
+
+    def _learn_from_batch(
+        self,
+        features: Tensor,
+        logits: Tensor,
+        student: Tensor,
+        teacher: Tensor,
+        label: Tensor,
+        valid: Tensor,
+        cases: Tensor,
+        num_given: int,
+    ) -> Disagreement:
+        """What is learned from the whole batch; gives where labels and teacher disagree."""
+        by_head = self.config.influence == "head" and num_given < len(features)
+        loss = self.local_loss.single if by_head else None
+        return self.weighting.observe(features, logits, student, teacher, label, valid, cases, loss, num_given)
 
     def further_loss(self) -> Tensor | float:
         loss, self._given_loss = self._given_loss, 0.0
@@ -327,17 +331,13 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             return None
         return max(0.0, 1 - self.training_step / self.total_steps)
 
-    def _observe_trusted(self, features, logits, outputs, label: Tensor, valid: Tensor, num_given: int) -> None:
+    def _move_network_direction(self, outputs, label: Tensor, valid: Tensor, num_given: int) -> None:
+        if self.config.influence != "network" or self._meta_rate() is None:
+            return
         trusted = slice(num_given, None)
-
-        def loss(z: Tensor) -> Tensor:
-            return self.trusted_loss(z, label[trusted], valid[trusted])
-
-        if self.config.influence == "head":
-            self.weighting.observe_trusted(features[trusted], logits[trusted], loss)
-        elif self.config.influence == "network" and self._meta_rate() is not None:
-            full = outputs if isinstance(outputs, Tensor) else outputs[0]
-            self.network_gain.update(unwrap(self.network), loss(full[trusted].float()), self._gradient_scale())
+        full = outputs if isinstance(outputs, Tensor) else outputs[0]
+        loss = self.local_loss.single(full[trusted].float(), label[trusted], valid[trusted])
+        self.network_gain.update(unwrap(self.network), loss, self._gradient_scale())
 
     def _gradient_scale(self) -> Tensor | float:
         """What nnU-Net's gradient scaler multiplies losses by now. Its own `get_scale` would wait for the device."""
@@ -356,11 +356,12 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
     def _user_trust(self, batch: dict, given: slice) -> Tensor | None:
         return to_trust(batch["target"][given, 1:2].to(self.device)) if self.has_trust_maps else None
 
-    def _note(self, dice: Tensor) -> None:
-        """For the log, and for the end of the start; dice: on trusted patches, a scalar."""
+    def _note(self, loss: Tensor | float, dice: Tensor, bias: Tensor | None) -> None:
+        """For the step's loss, the log, and the end of the start: what `_look` gives, scalars."""
+        self._given_loss = loss
         self.weighting.statistics.add(trusted_dice=dice)
-        if self.given_head is not None:
-            self.weighting.statistics.add(label_bias=self.weighting.bias)
+        if bias is not None:
+            self.weighting.statistics.add(label_bias=bias)
         if self.starting:
             total, count = self.collective.sum(counted(dice)).tolist()
             if count:
@@ -402,7 +403,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         Those still come, in batches that worker processes have made before.
         """
         left_out = set(self.left_out)
-        kept = torch.tensor([case not in left_out for case in cases], device=self.device)
+        kept = torch.tensor([case not in left_out for case in cases]).to(self.device, non_blocking=True)
         weight = valid * kept.view(-1, *[1] * (valid.ndim - 1))
         if trust is not None:
             weight[: len(trust)] *= trust

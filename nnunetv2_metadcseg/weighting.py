@@ -34,6 +34,8 @@ from nnunetv2_metadcseg.influence import HeadInfluence, logit_gradient
 from nnunetv2_metadcseg.memorisation import MemorisationWatch
 from nnunetv2_metadcseg.meta_weights import MetaWeights
 
+TrustedLoss = Callable[[Tensor, Tensor, Tensor], Tensor]  # of logits, labels and weights of trusted patches
+
 
 class LabelWeighting:
     """Learns alpha (belief in the given label) and beta (in the pseudo-label) and makes targets and weights of them.
@@ -74,15 +76,12 @@ class LabelWeighting:
             pull=config.meta_pull,
             device=trusted.device,
             collective=self.collective,
-            fuse=fuse,
         )
         self.mean_odds: Tensor | None = None  # of the given label by the teacher, where they disagree
         self.label_bias = LabelBias(config.bias_momentum, trusted.device, self.collective)
         self.memorisation = MemorisationWatch(memorisation_horizon, config.memorised_share, device=trusted.device)
         self.statistics = EpochStatistics()
-        self._move_centers, self._compare, self._count = map(fuse, (self._move_centers, self._compare, self._count))
-        self._move_direction, self._gather = fuse(self._move_direction), fuse(self._gather)
-        self._believe, self._gamma, self._mix = fuse(self._believe), fuse(self.centers.gamma), fuse(self._mix)
+        self._observe, self._gather, self._decide = map(fuse, (self._observe, self._gather, self._decide))
 
     @property
     def bias(self) -> Tensor:
@@ -92,9 +91,57 @@ class LabelWeighting:
     # ---- what is learned from every batch -----------------------------------------------------------------------
 
     @torch.no_grad()
-    def observe_features(self, features: Tensor, student: Tensor, valid: Tensor) -> None:
-        """Move the centers; features (B, C, *S), student probabilities (B, K, *S), valid (B, 1, *S)."""
-        self.statistics.add(boundary=self._move_centers(features, student, valid))
+    def observe(
+        self,
+        features: Tensor,
+        logits: Tensor,
+        student: Tensor,
+        teacher: Tensor,
+        label: Tensor,
+        valid: Tensor,
+        cases: Tensor,
+        trusted_loss: TrustedLoss | None,
+        num_given: int,
+    ) -> Disagreement:
+        """Move the centers, count the disagreements of the patches' cases, move the influence direction.
+
+        Args:
+            features: (B, C, *S). logits: (B, K, *S). student: probabilities (B, K, *S). label: (B, K, *S).
+            teacher: probabilities (B', K, *S) of the first B' patches. valid: (B, 1, *S). cases: (B,).
+            trusted_loss: of logits, labels and weights; None: the direction stays. num_given: trusted patches follow.
+
+        Returns:
+            Where labels and teacher disagree, in the first B' patches.
+        """
+        parts, statistics = self._observe(
+            features, logits, student, teacher, label, valid, cases, trusted_loss, num_given
+        )
+        self.statistics.add(**statistics)
+        return Disagreement(*parts)
+
+    def _observe(
+        self,
+        features: Tensor,
+        logits: Tensor,
+        student: Tensor,
+        teacher: Tensor,
+        label: Tensor,
+        valid: Tensor,
+        cases: Tensor,
+        trusted_loss: TrustedLoss | None,
+        num_given: int,
+    ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+        """Fields of the disagreement, and scalars for the log."""
+        statistics = {"boundary": self._move_centers(features, student, valid)}
+        looked = slice(0, len(teacher))
+        found = self.compare(teacher, label[looked], valid[looked])
+        excess = self._count(cases[looked], found)
+        if excess is not None:
+            statistics["excess"] = excess
+        if trusted_loss is not None:
+            trusted = slice(num_given, None)
+            self._move_direction(trusted_loss, features[trusted], logits[trusted], label[trusted], valid[trusted])
+        return (found.pseudo, found.differs, found.direction, found.sizes), statistics
 
     def _move_centers(self, features: Tensor, student: Tensor, valid: Tensor) -> Tensor:
         """Gives the boundary's share of the voxels, a scalar."""
@@ -102,21 +149,9 @@ class LabelWeighting:
         self.centers.update(self.collective.sum(self.centers.sums(features, weights, valid)))
         return (weights[:, -1:] * valid).sum() / valid.sum().clamp_min(1)
 
-    @torch.no_grad()
     def compare(self, teacher: Tensor, label: Tensor, valid: Tensor) -> Disagreement:
         """Where labels and teacher disagree; teacher, label (B, K, *S), valid (B, 1, *S)."""
-        return Disagreement(*self._compare(teacher, label, valid))
-
-    def _compare(self, teacher: Tensor, label: Tensor, valid: Tensor) -> tuple[Tensor, ...]:
-        found = disagreement(label, teacher, valid, self.regions)
-        return found.pseudo, found.differs, found.direction, found.sizes
-
-    @torch.no_grad()
-    def observe_agreement(self, cases: Tensor, found: Disagreement) -> None:
-        """Count the disagreements of the patches' cases (B,)."""
-        excess = self._count(cases, found)
-        if excess is not None:
-            self.statistics.add(excess=excess)
+        return disagreement(label, teacher, valid, self.regions)
 
     def _count(self, cases: Tensor, found: Disagreement) -> Tensor | None:
         """Gives the excess disagreement, a scalar, where memorisation is watched."""
@@ -126,6 +161,13 @@ class LabelWeighting:
         excess = self.agreement.excess()
         self.memorisation.update(excess)
         return excess
+
+    def _move_direction(
+        self, loss: TrustedLoss, features: Tensor, logits: Tensor, label: Tensor, valid: Tensor
+    ) -> None:
+        """Of the last layer; all of trusted patches."""
+        gradient = logit_gradient(lambda z: loss(z, label, valid), logits)
+        self.direction.update(self.collective.mean(self.direction.step_direction(features, gradient)))
 
     @torch.no_grad()
     def observe_bias(self, said: Tensor, predicted: Tensor, label: Tensor, valid: Tensor) -> None:
@@ -137,19 +179,6 @@ class LabelWeighting:
         """
         decisions = (hard_labels(said, self.regions), hard_labels(predicted, self.regions), label)
         self.label_bias.update(*(foreground(decision, valid, self.regions) for decision in decisions))
-
-    def observe_trusted(self, features: Tensor, logits: Tensor, loss: Callable[[Tensor], Tensor]) -> None:
-        """Move the influence direction of the last layer.
-
-        Args:
-            features: (B, C, *S) and logits: (B, K, *S), both of trusted patches. loss: of such logits.
-        """
-        gradient = logit_gradient(loss, logits)
-        with torch.no_grad():
-            self._move_direction(features, gradient)
-
-    def _move_direction(self, features: Tensor, gradient: Tensor) -> None:
-        self.direction.update(self.collective.mean(self.direction.step_direction(features, gradient)))
 
     # ---- what it is used for ------------------------------------------------------------------------------------
 
@@ -163,24 +192,53 @@ class LabelWeighting:
         valid: Tensor,
         found: Disagreement,
         cases: Tensor,
-        gain: Tensor | None = None,
-        learn: float | None = None,
     ) -> Tensor:
-        """Belief in the given label: (B, H, *S), one wherever label and teacher agree.
+        """Belief in the given label: (B, H, *S), one wherever label and teacher agree. Nothing is learned.
 
         Args:
             features: (B, C, *S). student, teacher: probabilities (B, K, *S). label: (B, K, *S). valid: (B, 1, *S).
             found: where label and teacher differ. cases: (B,).
+        """
+        where = found.differs.nonzero(as_tuple=True)
+        inputs, prior, _ = self._gather(features, student, teacher, label, found, where, cases, None, False)
+        return self._believe(inputs, prior, where, cases, found.differs, valid)[0]
+
+    def targets(
+        self,
+        features: Tensor,
+        student: Tensor,
+        teacher: Tensor,
+        label: Tensor,
+        valid: Tensor,
+        found: Disagreement,
+        cases: Tensor,
+        trust: Tensor | None = None,
+        gain: Tensor | None = None,
+        learn: float | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What given-label patches are trained on: alpha (B, H, *S), soft target (B, K, *S), weight (B, 1 or K, *S).
+
+        Args:
+            features, student, teacher, label, valid, found, cases: as in `alpha`, without gradients.
+            trust: the user's own trust in the given label, (B, 1, *S) in [0, 1], or None. It multiplies alpha; what
+                is lost there is weight lost, not given to the teacher.
             gain: influence of the given label minus that of the pseudo-label (B, H, *S); None: of the last layer.
             learn: share of the meta learning rate for a meta step on this batch; None: no meta step.
         """
         where = found.differs.nonzero(as_tuple=True)  # here the host waits for the device
-        inputs, prior, gains = self._gather(features, student, teacher, label, found, where, cases, gain)
-        if learn is not None and gains is not None:
-            self.meta.update(inputs, prior, gains, learn)
-        alpha, statistics = self._believe(inputs, prior, where, cases, found.differs, valid)
+        with torch.enable_grad():
+            inputs, prior, objective = self._gather(
+                features, student, teacher, label, found, where, cases, gain, learn is not None
+            )
+        if objective is not None:
+            self.meta.step(objective, learn)
+        pseudo = teacher if self.config.soft_pseudo_labels else found.pseudo
+        with torch.no_grad():
+            alpha, target, weight, statistics = self._decide(
+                inputs, prior, where, features, pseudo, label, valid, found.differs, cases, trust
+            )
         self.statistics.add(**statistics)
-        return alpha
+        return alpha, target, weight
 
     def _gather(
         self,
@@ -192,15 +250,39 @@ class LabelWeighting:
         where: tuple[Tensor, ...],
         cases: Tensor,
         gain: Tensor | None,
+        learn: bool,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Inputs (V, F), prior (V,) and gain (V,), or None, of the disagreeing decisions `where`."""
-        rates = self.agreement.rates()[cases] if self.config.context else None
-        evidence = collect(features, student, teacher, label, found, where, self.centers, rates, self.regions)
-        prior = self._prior(evidence, found.direction, cases)
-        if self.config.influence == "none" or (gain is None and self.direction.direction is None):
-            return evidence.inputs, prior, None
-        gains = self._head_gain(evidence, found.pseudo, label) if gain is None else at_decisions(gain, where)
-        return evidence.inputs, prior, gains
+        """Inputs (V, F) and prior (V,) of the disagreeing decisions `where`, and what a meta step lowers, or None."""
+        with torch.no_grad():
+            rates = self.agreement.rates()[cases] if self.config.context else None
+            evidence = collect(features, student, teacher, label, found, where, self.centers, rates, self.regions)
+            prior = self._prior(evidence, found.direction, cases)
+            known = gain is not None or self.direction.direction is not None
+            if not learn or not known or self.config.influence == "none":
+                return evidence.inputs, prior, None
+            gains = self._head_gain(evidence, found.pseudo, label) if gain is None else at_decisions(gain, where)
+        return evidence.inputs, prior, self.meta.objective(evidence.inputs, prior, gains)
+
+    def _decide(
+        self,
+        inputs: Tensor,
+        prior: Tensor,
+        where: tuple[Tensor, ...],
+        features: Tensor,
+        pseudo: Tensor,
+        label: Tensor,
+        valid: Tensor,
+        differs: Tensor,
+        cases: Tensor,
+        trust: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+        """Alpha, target, weight, and scalars for the log."""
+        alpha, statistics = self._believe(inputs, prior, where, cases, differs, valid)
+        gamma = self._gamma(features, valid) if self.config.dcd_strength > 0 else None
+        target, weight, count = self._mix(alpha, pseudo, label, valid, gamma, cases, trust)
+        if count is not None:
+            statistics["case_weight"] = count
+        return alpha, target, weight, statistics
 
     def _believe(
         self, inputs: Tensor, prior: Tensor, where: tuple[Tensor, ...], cases: Tensor, differs: Tensor, valid: Tensor
@@ -213,6 +295,9 @@ class LabelWeighting:
         alpha = torch.ones(differs.shape, device=belief.device)
         alpha[where] = belief
         return alpha, {"disagreeing": share, "alpha": belief.mean(), "beta": 1 - belief.mean()}
+
+    def _gamma(self, features: Tensor, valid: Tensor) -> Tensor:
+        return self.centers.gamma(features, valid)
 
     def _prior(self, evidence: Evidence, direction: Tensor, cases: Tensor) -> Tensor:
         if not self.config.agreement_prior:
@@ -238,32 +323,6 @@ class LabelWeighting:
         if self.regions:
             return gain.gather(1, evidence.where[1][:, None])[:, 0]
         return gain.sum(1)
-
-    @torch.no_grad()
-    def mixed_target(
-        self,
-        alpha: Tensor,
-        features: Tensor,
-        teacher: Tensor,
-        label: Tensor,
-        valid: Tensor,
-        found: Disagreement,
-        cases: Tensor,
-        trust: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Soft target (B, K, *S) and weight (B, 1 or K, *S) of given-label patches.
-
-        Args:
-            alpha: (B, H, *S); features, teacher, label, valid, found, cases as in `alpha`.
-            trust: the user's own trust in the given label, (B, 1, *S) in [0, 1], or None. It multiplies alpha; what
-                is lost there is weight lost, not given to the teacher.
-        """
-        pseudo = teacher if self.config.soft_pseudo_labels else found.pseudo
-        gamma = self._gamma(features, valid) if self.config.dcd_strength > 0 else None
-        target, weight, count = self._mix(alpha, pseudo, label, valid, gamma, cases, trust)
-        if count is not None:
-            self.statistics.add(case_weight=count)
-        return target, weight
 
     def _mix(
         self,

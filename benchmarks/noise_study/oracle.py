@@ -26,14 +26,14 @@ class OracleWeighting(LabelWeighting):
     replace_wrong = True
     right: Tensor
 
-    def alpha(self, features, student, teacher, label, valid, found, cases, gain=None, learn=None) -> Tensor:
-        return self.right[: len(label)]
-
-    def mixed_target(self, alpha, features, teacher, label, valid, found, cases, trust) -> tuple[Tensor, Tensor]:
+    def targets(
+        self, features, student, teacher, label, valid, found, cases, trust=None, gain=None, learn=None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        right = self.right[: len(label)]
         if not self.replace_wrong:
-            return label, valid * alpha
+            return right, label, valid * right
         pseudo = teacher if self.config.soft_pseudo_labels else found.pseudo
-        return alpha * label + (1 - alpha) * pseudo, valid.expand_as(alpha)
+        return right, right * label + (1 - right) * pseudo, valid.expand_as(right)
 
 
 class DroppingWeighting(OracleWeighting):

@@ -7,14 +7,16 @@ import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from nnunetv2_metadcseg import step_benchmark
 from nnunetv2_metadcseg.cli import main
+from nnunetv2_metadcseg.fusion import fused, unfused
 from nnunetv2_metadcseg.step_benchmark import ARMS, ArmCost, Effort, Result, Target, meta_interval
 from nnunetv2_metadcseg.step_benchmark_memory import highest, long_run, resident
-from nnunetv2_metadcseg.step_benchmark_parts import PARTS, PartTimer, mean_of_medians, median_parts, watch
+from nnunetv2_metadcseg.step_benchmark_parts import PARTS, PartTimer, mean_of_medians, median_parts, methods_of, watch
 from nnunetv2_metadcseg.step_benchmark_report import ratio, records, table, write_chart, write_json
 from tests.nnunetv2_metadcseg import tiny_dataset
 
@@ -237,8 +239,14 @@ def test_every_part_of_the_meta_step_is_timed(tiny):
     assert not trainer.starting and trainer.config.influence == "network"
     (batch,) = draw_batches(trainer, 1)
     timer = PartTimer()
-    watch(trainer, timer)
+    watch(trainer, timer, methods_of(trainer))
     assert set(timer.measure(lambda: trainer.train_step(batch))) == set(PARTS)
+
+
+def test_what_is_compiled_together_is_not_looked_into():
+    as_they_are, compiled = (methods_of(SimpleNamespace(fuse=fuse)) for fuse in (unfused, fused))
+    inside = set(as_they_are) - set(compiled)
+    assert set(compiled) < set(as_they_are) and ("weighting", "_mix", "loss") in inside
 
 
 @pytest.mark.parametrize("kind", ["classes", "regions and ignore"])

@@ -36,7 +36,7 @@ def test_plain_average_up_to_the_horizon():
     teacher = MeanTeacher(network, horizon=10)
     history = []
     for _ in trajectory(network, 7):
-        teacher.update(network)
+        teacher.update()
         history.append(network.layer.weight.detach().clone())
     torch.testing.assert_close(teacher.module.layer.weight, torch.stack(history).mean(0))
     assert teacher.updates == 7
@@ -47,7 +47,7 @@ def test_exponential_average_beyond_the_horizon():
     teacher = MeanTeacher(network, horizon=4)
     expected = None
     for step, _ in enumerate(trajectory(network, 12)):
-        teacher.update(network)
+        teacher.update()
         weight, share = network.layer.weight.detach().double(), 1 / min(step + 1, 4)
         expected = weight if expected is None else expected * (1 - share) + weight * share
     torch.testing.assert_close(teacher.module.layer.weight.double(), expected, atol=1e-6, rtol=1e-6)
@@ -57,7 +57,7 @@ def test_buffers_are_copied():
     network = Network()
     teacher = MeanTeacher(network, horizon=4)
     for _ in trajectory(network, 3):
-        teacher.update(network)
+        teacher.update()
     assert torch.equal(teacher.module.norm.running_mean, network.norm.running_mean)
 
 
@@ -74,12 +74,12 @@ def test_state_round_trip_goes_on_as_if_never_stopped():
     network = Network()
     teacher = MeanTeacher(network, horizon=4)
     for _ in trajectory(network, 3):
-        teacher.update(network)
-    other = MeanTeacher(Network(), horizon=4)
+        teacher.update()
+    other = MeanTeacher(network, horizon=4)
     other.load_state_dict(copy.deepcopy(teacher.state_dict()))
     for _ in trajectory(network, 2):
-        teacher.update(network)
-        other.update(network)
+        teacher.update()
+        other.update()
     for mine, theirs in zip(teacher.module.parameters(), other.module.parameters(), strict=True):
         assert torch.equal(mine, theirs)
 

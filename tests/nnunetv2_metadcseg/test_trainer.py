@@ -287,10 +287,10 @@ class TestStart:
         assert heads > 2
         label, valid = torch.zeros(1, heads, 4, 4, 4), torch.ones(1, 1, 4, 4, 4)
         label[:, 0] = 1
-        trainer._note(present_soft_dice(label, label, valid))
+        trainer._note(0.0, present_soft_dice(label, label, valid), None)
         assert trainer.start_dice == 0
         label[:, :2, 0] = torch.tensor([0.0, 1.0]).view(2, 1, 1)
-        trainer._note(present_soft_dice(label, label, valid))
+        trainer._note(0.0, present_soft_dice(label, label, valid), None)
         assert trainer.start_dice == pytest.approx(0.05)
         assert trainer.weighting.statistics.means()["trusted_dice"] == pytest.approx(1)
 

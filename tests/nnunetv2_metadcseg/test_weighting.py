@@ -59,27 +59,25 @@ def new(regions: bool = False, **settings) -> LabelWeighting:
     return LabelWeighting(config, regions, TRUSTED)
 
 
-def believe(weighting: LabelWeighting, batch: Batch, **settings) -> torch.Tensor:
-    """Alpha of the given-label patches."""
-    names = ("features", "student", "teacher", "label", "valid", "cases")
-    *parts, cases = (getattr(batch, name)[: len(batch.cases) // 2] for name in names)
-    return weighting.alpha(*parts, weighting.compare(*parts[2:]), cases, **settings)
+NAMES = ("features", "student", "teacher", "label", "valid")
+
+
+def decide(weighting: LabelWeighting, batch: Batch, **settings) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Alpha, target and weight of the given-label patches."""
+    count = len(batch.cases) // 2
+    maps = [getattr(batch, name)[:count] for name in NAMES]
+    return weighting.targets(*maps, weighting.compare(*maps[2:]), batch.cases[:count], **settings)
+
+
+def observe(weighting: LabelWeighting, batch: Batch, loss=None) -> None:
+    maps = [getattr(batch, name) for name in ("features", "logits", *NAMES[1:])]
+    weighting.observe(*maps, batch.cases, loss, len(batch.cases) // 2)
 
 
 def step(weighting: LabelWeighting, batch: Batch, learn: float | None = 1.0, trust=None):
     """One iteration as the trainer does it: alpha, target and weight of the given-label patches."""
-    count = len(batch.cases) // 2
-    loss = WeightedDiceCELoss(batch.regions)
-    weighting.observe_features(batch.features, batch.student, batch.valid)
-    found = weighting.compare(batch.teacher, batch.label, batch.valid)
-    weighting.observe_agreement(batch.cases, found)
-    rest = slice(count, None)
-    weighting.observe_trusted(
-        batch.features[rest], batch.logits[rest], lambda z: loss.single(z, batch.label[rest], batch.valid[rest])
-    )
-    alpha = believe(weighting, batch, learn=learn)
-    tensors = (batch.features, batch.teacher, batch.label, batch.valid, found, batch.cases)
-    return alpha, *weighting.mixed_target(alpha, *(t[:count] for t in tensors), trust)
+    observe(weighting, batch, WeightedDiceCELoss(batch.regions).single)
+    return decide(weighting, batch, learn=learn, trust=trust)
 
 
 def state(weighting: LabelWeighting) -> dict[str, torch.Tensor]:
@@ -192,7 +190,7 @@ class TestSettings:
         batch, other = Batch(0), Batch(0)
         step(weighting, batch)
         other.cases = torch.tensor([3, 2, 4, 5])
-        a, b = (believe(weighting, x) for x in (batch, other))
+        a, b = (decide(weighting, x)[0] for x in (batch, other))
         assert torch.equal(a, b)
 
     @pytest.mark.parametrize("regions", [False, True])
@@ -230,6 +228,23 @@ class TestSettings:
         _, _, weight = step(new(dcd_strength=1.0), Batch(0))
         assert weight.std() > 0.01
 
+    def test_alpha_alone_is_what_targets_are_made_of(self):
+        weighting, batch = new(), Batch(0)
+        step(weighting, batch)
+        maps = [getattr(batch, name)[:2] for name in NAMES]
+        before = copy.deepcopy(state(weighting))
+        alpha = weighting.alpha(*maps, weighting.compare(*maps[2:]), batch.cases[:2])
+        assert torch.equal(alpha, decide(weighting, batch)[0])
+        assert_same(before, state(weighting))
+
+    def test_learns_also_under_no_grad(self):
+        weighting = new()
+        before = copy.deepcopy(weighting.state_dict()["meta"]["network"])
+        with torch.no_grad():
+            step(weighting, Batch(0))
+        after = weighting.state_dict()["meta"]["network"]
+        assert not all(torch.equal(before[name], after[name]) for name in before)
+
     def test_no_meta_step_without_a_rate(self):
         weighting = new()
         step(weighting, Batch(0))
@@ -241,9 +256,9 @@ class TestSettings:
 
     def test_first_step_before_any_influence_keeps_the_prior(self):
         weighting, batch = new(), Batch(0)
-        weighting.observe_features(batch.features, batch.student, batch.valid)
+        observe(weighting, batch)
         before = copy.deepcopy(weighting.state_dict()["meta"]["network"])
-        believe(weighting, batch, learn=1.0)
+        decide(weighting, batch, learn=1.0)
         after = weighting.state_dict()["meta"]["network"]
         assert all(torch.equal(before[name], after[name]) for name in before)
 
@@ -252,10 +267,10 @@ class TestSettings:
         alphas = []
         for sign in (1.0, -1.0):
             weighting, batch = new(regions, meta_pull=0.0), Batch(0, regions)
-            weighting.observe_features(batch.features, batch.student, batch.valid)
+            observe(weighting, batch)
             differs = disagreement(batch.label[:2], batch.teacher[:2], batch.valid[:2], regions).differs
             for _ in range(30):
-                alpha = believe(weighting, batch, gain=torch.full(differs.shape, sign), learn=1.0)
+                alpha, _, _ = decide(weighting, batch, gain=torch.full(differs.shape, sign), learn=1.0)
             alphas.append(alpha[differs].mean())
         assert alphas[0] > alphas[1] + 0.02
 
