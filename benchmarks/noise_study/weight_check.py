@@ -67,7 +67,7 @@ def weight_auroc(trainer: nnUNetTrainer, predictor: Any, clean_folder: Path) -> 
         image, given, _, _ = noisy.load_case(case)
         truth = np.maximum(clean.load_case(case)[1][:], 0)
         given = np.maximum(given[:], 0)  # -1 is nnU-Net's mark of cropped background
-        label = torch.from_numpy(given.astype(np.int16)).to(trainer.device)
+        label = torch.from_numpy(given.astype(np.int16))
         suspicion = weights.suspicion(case, torch.from_numpy(image[:]), label, None).numpy()
         everywhere += count(suspicion, truth != given)
         doubted = suspicion > 0
