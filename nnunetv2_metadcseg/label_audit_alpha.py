@@ -47,11 +47,14 @@ class TrainerRecord:
         return weighting
 
     def record(self, case: str) -> float | None:
-        """Disagreement rate of a training case as the trainer counted it at last; None for other cases."""
-        agreement = self.weighting.agreement
-        if case not in self.index or agreement.sizes[self.index[case]] == 0:
+        """Disagreement of a training case by that expected of a right label, over all visits; None for other cases.
+
+        Counted on patches that the network had not learned yet, most of them before it could know the label by heart.
+        """
+        if case not in self.index:
             return None
-        return float(agreement.rates()[self.index[case]].sum())
+        found, expected = self.weighting.agreement.history[self.index[case]].tolist()
+        return found / expected if expected > 0 else None
 
     def belief(self, case: str) -> float | None:
         """Mean alpha of a training case where label and teacher disagree, as the trainer counted it at last."""

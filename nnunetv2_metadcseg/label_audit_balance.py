@@ -14,10 +14,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nnunetv2_metadcseg.label_audit import Disagreement
+from nnunetv2_metadcseg.label_audit import Disagreement, expected_rate
 
 MOST_DISCOUNT = 0.75  # what goes the other way keeps a quarter: among large labels one may lack a structure
 LARGEST = 0.5  # of a case's balance when the side is told: a few wrecked labels must not decide
+RECORD_SHARE = 0.5  # of what the trainer saw of a case, beside its prediction: half, where errors cancel out
+LEAST_RATIO = 1e-3  # a label that agrees wholly has no logarithm
 PRIOR_CASES = 2  # balanced ones, beside the trusted: a single trusted case would be measured by itself
 
 
@@ -61,3 +63,26 @@ def find_balance(doubtful: Sequence[Disagreement], right: Sequence[Disagreement]
 
 def _balance(part: Disagreement) -> float:
     return (part.extra - part.missing) / part.size
+
+
+def with_records(
+    ratios: Sequence[float], records: Sequence[float | None], trusted: Sequence[bool], side: float
+) -> list[float]:
+    """Ratios of a group of cases together with what the trainer saw of them before it had learned their labels.
+
+    The geometric mean of both where errors cancel out. What the trainer saw is neither calibrated nor balanced, so
+    where errors go one way it counts less, down to nothing.
+
+    Args:
+        ratios: disagreement by that of right labels. records: the same as the trainer counted it, None where it did
+            not. trusted: which cases are. side: of the group (`Balance.side`).
+    """
+    known = np.array([record is not None for record in records])
+    if not known.any():
+        return list(ratios)
+    seen = np.array([record for record in records if record is not None])
+    seen = seen / expected_rate(seen, np.array(trusted)[known])
+    share = RECORD_SHARE * (1 - side**2)
+    both = np.maximum(ratios, LEAST_RATIO)
+    both[known] = both[known] ** (1 - share) * np.maximum(seen, LEAST_RATIO) ** share
+    return both.tolist()

@@ -49,7 +49,7 @@ class CasePrediction:
         given: label as given. predicted: label map of the prediction. probabilities: (K, *S).
         learned: 1 - alpha of the trainer, or None. valid: False where ignored.
         properties: nnU-Net's, with the geometry. out_of_fold: no model that predicted it has seen its label.
-        record: disagreement rate of the case as the trainer counted it (structure voxels are the unit), or None.
+        record: disagreement of the case by that of a right label as the trainer counted it, or None.
         belief: the trainer's mean alpha of the case where its label and the teacher disagree, or None.
     """
 

@@ -31,7 +31,7 @@ from nnunetv2_metadcseg.label_audit import (
     with_usual_size,
     wrong_probability,
 )
-from nnunetv2_metadcseg.label_audit_balance import Balance, find_balance
+from nnunetv2_metadcseg.label_audit_balance import Balance, find_balance, with_records
 from nnunetv2_metadcseg.label_audit_calibration import Calibration, by_structure, calibrate, lean_notes, size_errors
 from nnunetv2_metadcseg.label_audit_output import MAPS, check_output, written_whole
 from nnunetv2_metadcseg.label_audit_predict import AuditError, CasePrediction, Structure, TrainedModel
@@ -60,6 +60,7 @@ class CaseFinding:
     Attributes:
         whole: its labels together. ratio: its disagreement divided by that of right labels.
         belief: the trainer's mean alpha of the case where its label and the teacher disagree, or None.
+        record: the label's disagreement during training by that expected of a right label, or None.
     """
 
     case: str
@@ -70,6 +71,7 @@ class CaseFinding:
     belief: float | None
     shape: tuple[int, ...]
     spacing: tuple[float, ...]
+    record: float | None = None
     ratio: float = float("nan")
     suspicious_voxels: int = 0
     labels: list[LabelFinding] = field(default_factory=list)
@@ -107,7 +109,8 @@ def measure(case: str, prediction: CasePrediction, structures: Sequence[Structur
     spacing = tuple(float(s) for s in prediction.properties["spacing"])
     whole = _whole(prediction, structures, parts)
     shape = prediction.given.shape
-    return CaseFinding(case, prediction.out_of_fold, trusted, parts, whole, prediction.belief, shape, spacing)
+    known = prediction.belief, shape, spacing, prediction.record
+    return CaseFinding(case, prediction.out_of_fold, trusted, parts, whole, *known)
 
 
 def _are_regions(prediction: CasePrediction, structures: Sequence[Structure]) -> bool:
@@ -160,7 +163,10 @@ def score(findings: Sequence[CaseFinding]) -> None:
     _give_empty_labels_the_usual_size(findings)
     checked = [f for f in findings if f.trusted]
     for group in _groups(findings):
-        for finding, ratio in zip(group, _ratios(group, checked, lambda f: f.whole), strict=True):
+        ratios = _ratios(group, checked, lambda f: f.whole)
+        side = group_balance(group, checked, lambda f: f.whole).side
+        ratios = with_records(ratios, [f.record for f in group], [f.trusted for f in group], side)
+        for finding, ratio in zip(group, ratios, strict=True):
             finding.ratio = ratio
         for name in group[0].parts:
             own = _ratios(group, checked, lambda f, name=name: f.parts[name])
@@ -337,6 +343,8 @@ def describe(model: TrainedModel, findings: Sequence[CaseFinding], calibration: 
     networks = model.networks.values()
     learned = any(network.trainer_record is not None for network in networks)
     signals = ["disagreement of label and prediction, weighed by the prediction's confidence"]
+    if any(f.record is not None for f in findings):
+        signals.append("disagreement of label and second opinion during training, over all visits of the case")
     if model.maps == "learned":
         signals.append("learned weights: 1 - alpha per voxel (maps only)")
     return {

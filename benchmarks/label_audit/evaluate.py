@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunetv2_metadcseg.label_audit import disagreement, expected_rate, wrong_probability
+from nnunetv2_metadcseg.label_audit import disagreement, wrong_probability
 from nnunetv2_metadcseg.label_audit_run import measure, probability_of_given, score, voxel_suspicion
 
 METHOD_COLUMNS = ("dataset", "label_dice", "seed", "method", "case_auroc", "precision_at_k", "voxel_auroc")
@@ -171,21 +171,28 @@ def case_signals(chosen: dict[str, Any], structures: Sequence, wrong: dict) -> d
 
 
 def audit_signals(contents: dict, kind: str, structures: Sequence, wrong: dict) -> dict[str, dict[str, float]]:
-    """The audit's ratio, and what the trainer recorded added to it (a training this short has not met every case)."""
+    """The audit's ratio, without what the trainer recorded, that alone, and the trainer's belief in its place."""
     findings = {case: measure(case, c[kind], structures, c["trusted"]) for case, c in contents.items()}
     score(list(findings.values()))
-    ratio = {case: findings[case].ratio for case in wrong}
-    found = {"ratio": ratio}
-    records = {case: c[kind].record for case, c in contents.items() if c[kind].record is not None}
-    if records:
-        trusted = np.array([contents[case]["trusted"] for case in records])
-        expected = expected_rate(np.array(list(records.values())), trusted)
-        found["ratio x record"] = with_second(ratio, {case: r / expected for case, r in records.items()})
+    found = {"ratio": {case: findings[case].ratio for case in wrong}}
+    records = {case: findings[case].record for case in wrong}
+    if all(record is not None for record in records.values()):
+        found["record"] = records
+    ratio = ratio_without_record(contents, kind, structures, wrong)
+    found["ratio without record"] = ratio
     beliefs = {case: contents[case][kind].belief for case in wrong}
     odds = {case: (1 - b) / b for case, b in beliefs.items() if b}
     if odds:
         found["ratio x belief"] = with_second(ratio, odds)
     return found
+
+
+def ratio_without_record(contents: dict, kind: str, structures: Sequence, wrong: dict) -> dict[str, float]:
+    findings = {case: measure(case, c[kind], structures, c["trusted"]) for case, c in contents.items()}
+    for finding in findings.values():
+        finding.record = None
+    score(list(findings.values()))
+    return {case: findings[case].ratio for case in wrong}
 
 
 def with_second(ratio: dict[str, float], other: dict[str, float]) -> dict[str, float]:

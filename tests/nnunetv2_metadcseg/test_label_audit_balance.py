@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nnunetv2_metadcseg.label_audit import Disagreement
-from nnunetv2_metadcseg.label_audit_balance import MOST_DISCOUNT, Balance, find_balance
+from nnunetv2_metadcseg.label_audit_balance import MOST_DISCOUNT, Balance, find_balance, with_records
 
 NOTHING = Disagreement(0, 0, 0, 0)
 
@@ -60,3 +60,26 @@ def test_no_structure_no_disagreement():
 def test_a_single_trusted_case_is_not_measured_by_itself():
     only = part(0.0, 0.1)
     assert find_balance([part(0.3, 0)], [only]).rate(only) > 0
+
+
+class TestRecords:
+    right = [2.0, 2.0, 2.0, 2.0]  # as the last case, which is trusted
+
+    def joined(self, ratios: list[float], records: list[float | None], side: float) -> list[float]:
+        """Ratios of the first cases, beside others whose labels are right."""
+        trusted = [False] * (len(records) + 3) + [True]
+        return with_records([*ratios, *[1.0] * 4], [*records, *self.right], trusted, side)[: len(ratios)]
+
+    def test_count_as_much_as_the_prediction_where_errors_cancel_out(self):
+        assert self.joined([1.0, 4.0], [8.0, 2.0], side=0.0) == pytest.approx([2.0, 2.0])
+
+    def test_count_nothing_where_all_errors_go_one_way(self):
+        assert self.joined([0.5, 3.0], [8.0, 2.0], side=-1.0) == pytest.approx([0.5, 3.0])
+
+    def test_cases_that_were_not_trained_on_keep_their_ratio(self):
+        assert self.joined([0.7, 1.0], [None, 8.0], side=0.0) == pytest.approx([0.7, 2.0])
+        assert with_records([0.7, 1.0], [None, None], [False, True], 0.0) == [0.7, 1.0]
+
+    def test_a_label_that_agrees_wholly_stays_below_one_that_does_not(self):
+        low, high = self.joined([0.0, 0.1], [2.0, 2.0], side=0.0)
+        assert 0 < low < high

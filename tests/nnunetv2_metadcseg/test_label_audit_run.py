@@ -12,9 +12,17 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 
+from nnunetv2_metadcseg.label_audit import Disagreement
 from nnunetv2_metadcseg.label_audit_output import check_output
 from nnunetv2_metadcseg.label_audit_predict import AuditError, CasePrediction, FoldNetwork, Structure, TrainedModel
-from nnunetv2_metadcseg.label_audit_run import measure, probability_of_given, run_audit, voxel_suspicion
+from nnunetv2_metadcseg.label_audit_run import (
+    CaseFinding,
+    measure,
+    probability_of_given,
+    run_audit,
+    score,
+    voxel_suspicion,
+)
 
 SHAPE = (6, 20, 20)
 PROPERTIES = {"spacing": (2.0, 1.0, 1.0)}
@@ -297,3 +305,16 @@ def test_a_missing_label_is_said_before_any_prediction(tmp_path, monkeypatch):
     monkeypatch.setattr(FakeModel, "predict", lambda *_: pytest.fail("predicted"))
     with pytest.raises(AuditError, match=r"1 of 4 cases have no label in .*\(first: large\)"):
         run_audit(model, tmp_path / "out", worst=0)
+
+
+def test_what_the_trainer_saw_finds_a_label_that_the_network_knows_by_heart():
+    """Both labels agree with the prediction by now."""
+    right, known, trusted = (finding(name, record) for name, record in (("a", 1.0), ("b", 6.0), ("c", 1.0)))
+    trusted.trusted = True
+    score([right, known, trusted])
+    assert known.rank == 1 and known.reliability < 0.5 < right.reliability
+
+
+def finding(case: str, record: float) -> CaseFinding:
+    part = Disagreement(1, 1, 100, 100)
+    return CaseFinding(case, False, False, {"x": part}, part, None, (1, 1, 1), (1, 1, 1), record)
