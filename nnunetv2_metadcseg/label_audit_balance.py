@@ -3,7 +3,8 @@
 The calibration makes predictions of trusted cases as large as their labels on average, and cautiously: one generously
 drawn trusted case can hide that a network predicts all others too large. Predictions then lack little of a label that
 is too large, and have much that a right label lacks. So every label is compared with the typical trusted one, and where
-nearly all that is left goes one way, what goes the other way is taken for the network's mistake. Arrays only.
+nearly all that is left goes one way, what goes the other way is taken for the network's mistake. What the trainer saw
+of the cases tells as much as a prediction where errors cancel out, and misleads where they go one way. Arrays only.
 Evidence: docs/label_audit.md.
 """
 

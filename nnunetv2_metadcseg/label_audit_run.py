@@ -163,13 +163,12 @@ def score(findings: Sequence[CaseFinding]) -> None:
     _give_empty_labels_the_usual_size(findings)
     checked = [f for f in findings if f.trusted]
     for group in _groups(findings):
-        ratios = _ratios(group, checked, lambda f: f.whole)
-        side = group_balance(group, checked, lambda f: f.whole).side
+        ratios, side = _ratios(group, checked, lambda f: f.whole)
         ratios = with_records(ratios, [f.record for f in group], [f.trusted for f in group], side)
         for finding, ratio in zip(group, ratios, strict=True):
             finding.ratio = ratio
         for name in group[0].parts:
-            own = _ratios(group, checked, lambda f, name=name: f.parts[name])
+            own, _ = _ratios(group, checked, lambda f, name=name: f.parts[name])
             for finding, ratio in zip(group, own, strict=True):
                 direction = ErrorDirection("none", np.nan, np.nan, np.nan, 0, 0)
                 finding.labels.append(LabelFinding(name, finding.parts[name].rate, reliability(ratio), direction))
@@ -194,12 +193,13 @@ def _groups(findings: Sequence[CaseFinding]) -> Iterable[list[CaseFinding]]:
 
 def _ratios(
     group: Sequence[CaseFinding], checked: Sequence[CaseFinding], part: Callable[[CaseFinding], Disagreement]
-) -> list[float]:
-    """Rates of a group by what is expected of right labels; checked: the trusted cases of all groups."""
+) -> tuple[list[float], float]:
+    """Rates of a group by what is expected of right labels, and its side; checked: the trusted cases of all groups."""
     balance = group_balance(group, checked, part)
     rates = np.array([balance.rate(part(f)) for f in group])
     elsewhere = float(np.mean([balance.rate(part(f)) for f in checked])) if checked else np.inf
-    return (rates / expected_rate(rates, np.array([f.trusted for f in group]), elsewhere)).tolist()
+    expected = expected_rate(rates, np.array([f.trusted for f in group]), elsewhere)
+    return (rates / expected).tolist(), balance.side
 
 
 def group_balance(

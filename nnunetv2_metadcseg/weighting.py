@@ -193,7 +193,7 @@ class LabelWeighting:
         found: Disagreement,
         cases: Tensor,
     ) -> Tensor:
-        """Belief in the given label: (B, H, *S), one wherever label and teacher agree. Nothing is learned.
+        """Belief in the given label: (B, H, *S), one wherever label and teacher agree. Without a meta step.
 
         Args:
             features: (B, C, *S). student, teacher: probabilities (B, K, *S). label: (B, K, *S). valid: (B, 1, *S).
