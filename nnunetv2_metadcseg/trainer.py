@@ -10,7 +10,6 @@ from nnunetv2.paths import nnUNet_raw
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from torch import Tensor, nn
 
-from nnunetv2_metadcseg.agreement import Disagreement
 from nnunetv2_metadcseg.collective import Collective
 from nnunetv2_metadcseg.config import MetaDCSegConfig
 from nnunetv2_metadcseg.data_loading import ExtraSegChannels
@@ -194,9 +193,9 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         if self.has_memorised:
             valid, trust = self._believed(batch["keys"], valid, trust), None
         logits = (outputs if isinstance(outputs, Tensor) else outputs[0]).detach()
-        loss, logits, student, opinion, valid, dice, bias = self._look(features, logits, label, valid, num_given, trust)
+        noted, logits, student, opinion, valid = self._look(features, logits, label, valid, num_given, trust)
         features = features.detach()
-        self._note(loss, dice, bias)
+        self._note(*noted)
         if self.has_memorised:
             return label, valid
         if self.starting or self._some_rank_has_one_kind(num_given, len(data)):
@@ -204,7 +203,8 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         cases = self.case_numbers(batch)
         teacher = self._teacher_opinion(data, student, num_given) if self.config.teacher else opinion
         del opinion  # a map for every class
-        found = self._learn_from_batch(features, logits, student, teacher, label, valid, cases, num_given)
+        loss = self.local_loss.single if self.config.influence == "head" else None
+        found = self.weighting.observe(features, logits, student, teacher, label, valid, cases, loss, num_given)
         if num_given < len(data):
             self._move_network_direction(outputs, label, valid, num_given)
         if num_given == 0:
@@ -223,7 +223,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
 
     def _look(
         self, features: Tensor, logits: Tensor, label: Tensor, valid: Tensor, num_given: int, trust: Tensor | None
-    ) -> tuple[Tensor | float, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    ) -> tuple[tuple[Tensor | float, Tensor, Tensor | None], Tensor, Tensor, Tensor, Tensor]:
         """What the two last layers predict, and what both get wrong on trusted patches.
 
         Args:
@@ -231,13 +231,16 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             label: (B, K, *S). valid: (B, 1, *S). trust: the user's, (num_given, 1, *S).
 
         Returns:
-            Loss of the second last layer; logits in fp32; probabilities of the layer that predicts, and of both
-            together (B, K, *S); what counts (B, 1, *S); Dice on trusted patches, nan without any; one-sidedness.
+            What `_note` takes; logits in fp32; probabilities of the layer that predicts, and of both together
+            (B, K, *S); what counts (B, 1, *S).
         """
         loss, said = self._given_label_loss(features, label, valid, num_given, trust)
         with torch.no_grad():
-            logits = logits.float().contiguous()
-            return loss, logits, *self._second_opinion(features, logits, said, label, valid, num_given)
+            logits, trusted = logits.float().contiguous(), slice(num_given, None)
+            student, opinion, valid, bias = self._second_opinion(features, logits, said, label, valid, trusted)
+            maps = (x[trusted] for x in (student, label, valid))
+            dice = present_soft_dice(*maps, self.label_manager.has_regions)
+        return (loss, dice, bias), logits, student, opinion, valid
 
     def _given_label_loss(
         self, features: Tensor, label: Tensor, valid: Tensor, num_given: int, trust: Tensor | None
@@ -255,10 +258,14 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         return self.config.given_head * loss, logits.detach()
 
     def _second_opinion(
-        self, features: Tensor, logits: Tensor, said: Tensor | None, label: Tensor, valid: Tensor, num_given: int
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-        """As `_look` from the probabilities on; said: logits of the second last layer, on given-label patches only."""
-        trusted, both = slice(num_given, None), [logits]
+        self, features: Tensor, logits: Tensor, said: Tensor | None, label: Tensor, valid: Tensor, trusted: slice
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Probabilities of the layer that predicts, of both layers together, what counts, and one-sidedness.
+
+        Args:
+            said: logits of the second last layer, on given-label patches only. trusted: the other patches.
+        """
+        both = [logits]
         if self.given_head is not None:
             with self.autocast():
                 rest = self.given_head(features[trusted])
@@ -274,24 +281,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             bias = self.weighting.bias
             if self.config.given_opinion and not self.config.teacher:
                 opinion = mixed_opinion(student, said, bias)
-        dice = present_soft_dice(student[trusted], label[trusted], valid[trusted], self.label_manager.has_regions)
-        return student, opinion, valid, dice, bias
-
-    def _learn_from_batch(
-        self,
-        features: Tensor,
-        logits: Tensor,
-        student: Tensor,
-        teacher: Tensor,
-        label: Tensor,
-        valid: Tensor,
-        cases: Tensor,
-        num_given: int,
-    ) -> Disagreement:
-        """What is learned from the whole batch; gives where labels and teacher disagree."""
-        by_head = self.config.influence == "head" and num_given < len(features)
-        loss = self.local_loss.single if by_head else None
-        return self.weighting.observe(features, logits, student, teacher, label, valid, cases, loss, num_given)
+        return student, opinion, valid, bias
 
     def further_loss(self) -> Tensor | float:
         loss, self._given_loss = self._given_loss, 0.0
@@ -357,7 +347,11 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         return to_trust(batch["target"][given, 1:2].to(self.device)) if self.has_trust_maps else None
 
     def _note(self, loss: Tensor | float, dice: Tensor, bias: Tensor | None) -> None:
-        """For the step's loss, the log, and the end of the start: what `_look` gives, scalars."""
+        """For the step's loss, the log, and the end of the start.
+
+        Args:
+            loss: of the second last layer. dice: on trusted patches, nan without any. bias: one-sidedness, or None.
+        """
         self._given_loss = loss
         self.weighting.statistics.add(trusted_dice=dice)
         if bias is not None:

@@ -138,7 +138,7 @@ class LabelWeighting:
         excess = self._count(cases[looked], found)
         if excess is not None:
             statistics["excess"] = excess
-        if trusted_loss is not None:
+        if trusted_loss is not None and num_given < len(features):
             trusted = slice(num_given, None)
             self._move_direction(trusted_loss, features[trusted], logits[trusted], label[trusted], valid[trusted])
         return (found.pseudo, found.differs, found.direction, found.sizes), statistics
