@@ -21,7 +21,7 @@ from nnunetv2_metadcseg.feature_tap import unwrap
 from nnunetv2_metadcseg.losses import voxel_cross_entropy
 from nnunetv2_metadcseg.step_benchmark import Target, meta_interval
 from nnunetv2_metadcseg.trainer import nnUNetTrainerMetaDCSeg
-from nnunetv2_metadcseg.trusted_trainer import TrustedBatchTrainer, first_output
+from nnunetv2_metadcseg.trusted_trainer import TrustedBatchTrainer, first_output, full_resolution
 
 # torch.compile gives up, silently, on code that it has compiled this often, and the arms' networks share their code.
 COMPILED_NETWORKS = 64
@@ -75,7 +75,7 @@ class UnrolledL2B(TrustedBatchTrainer):
         parameters = dict(network.named_parameters())
         with self.autocast():
             outputs = network(data[given])
-        logits = full_resolution(outputs)
+        logits = full_resolution(outputs).float()
         pseudo = hard_labels(self.probabilities(first_output(outputs)), regions)
         losses = [voxel_cross_entropy(logits, target, regions) for target in (label[given], pseudo)]
         weights = [torch.zeros_like(loss, requires_grad=True) for loss in losses]
@@ -87,16 +87,11 @@ class UnrolledL2B(TrustedBatchTrainer):
         }
         with self.autocast():
             outputs = functional_call(network, ahead, (data[trusted],), tie_weights=False)
-        outer = self.weighted_loss.single(full_resolution(outputs), label[trusted], valid[trusted])
+        outer = self.weighted_loss.single(full_resolution(outputs).float(), label[trusted], valid[trusted])
         alpha, beta = ((-g).clamp_min(0) * valid[given] for g in torch.autograd.grad(outer, weights))
         total = alpha + beta
         target = (alpha * label[given] + beta * pseudo) / total.clamp_min(1e-12)
         return target, total * (valid[given].expand_as(total).sum() / total.sum().clamp_min(1e-12))
-
-
-def full_resolution(outputs: Tensor | list[Tensor]) -> Tensor:
-    """Full-resolution logits in fp32, with their graph."""
-    return (outputs if isinstance(outputs, Tensor) else outputs[0]).float()
 
 
 def trainer_class(arm: str) -> type[nnUNetTrainer]:

@@ -36,7 +36,7 @@ INNER_METHODS = (
     ("", "_given_label_loss", "given labels"),
     ("weighting", "_move_centers", "DCD"),
     ("weighting", "_move_direction", "influence"),
-    ("weighting", "_gamma", "DCD"),
+    ("weighting.centers", "gamma", "DCD"),
     ("weighting", "_mix", "loss"),
 )
 

@@ -22,7 +22,7 @@ from nnunetv2_metadcseg.network_gain import NetworkGain, keep_compiled_graphs
 from nnunetv2_metadcseg.opinion import OpinionNetwork, mixed_opinion
 from nnunetv2_metadcseg.teacher import MeanTeacher
 from nnunetv2_metadcseg.trust_maps import PreprocessedTrustMaps, find_trust_maps, to_trust
-from nnunetv2_metadcseg.trusted_trainer import TrustedBatchTrainer
+from nnunetv2_metadcseg.trusted_trainer import TrustedBatchTrainer, full_resolution
 from nnunetv2_metadcseg.weighting import LabelWeighting
 
 
@@ -192,7 +192,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         trust = self._user_trust(batch, given)
         if self.has_memorised:
             valid, trust = self._believed(batch["keys"], valid, trust), None
-        logits = (outputs if isinstance(outputs, Tensor) else outputs[0]).detach()
+        logits = full_resolution(outputs).detach()
         noted, logits, student, opinion, valid = self._look(features, logits, label, valid, num_given, trust)
         features = features.detach()
         self._note(*noted)
@@ -325,8 +325,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         if self.config.influence != "network" or self._meta_rate() is None:
             return
         trusted = slice(num_given, None)
-        full = outputs if isinstance(outputs, Tensor) else outputs[0]
-        loss = self.local_loss.single(full[trusted].float(), label[trusted], valid[trusted])
+        loss = self.local_loss.single(full_resolution(outputs)[trusted].float(), label[trusted], valid[trusted])
         self.network_gain.update(unwrap(self.network), loss, self._gradient_scale())
 
     def _gradient_scale(self) -> Tensor | float:

@@ -298,12 +298,17 @@ class TrustedBatchTrainer(nnUNetTrainer):
             self._random_state = None
 
 
+def full_resolution(outputs: Tensor | list[Tensor]) -> Tensor:
+    """Full-resolution logits as the network gave them: the first output with deep supervision."""
+    return outputs if isinstance(outputs, Tensor) else outputs[0]
+
+
 def first_output(outputs: Tensor | list[Tensor]) -> Tensor:
     """Full-resolution logits in fp32, without graph.
 
     Like the labels in the standard memory format: what follows works along whole maps of one class.
     """
-    return (outputs if isinstance(outputs, Tensor) else outputs[0]).detach().float().contiguous()
+    return full_resolution(outputs).detach().float().contiguous()
 
 
 def stock_class_name(trainer: type) -> str:

@@ -278,7 +278,7 @@ class LabelWeighting:
     ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
         """Alpha, target, weight, and scalars for the log."""
         alpha, statistics = self._believe(inputs, prior, where, cases, differs, valid)
-        gamma = self._gamma(features, valid) if self.config.dcd_strength > 0 else None
+        gamma = self.centers.gamma(features, valid) if self.config.dcd_strength > 0 else None
         target, weight, count = self._mix(alpha, pseudo, label, valid, gamma, cases, trust)
         if count is not None:
             statistics["case_weight"] = count
@@ -295,9 +295,6 @@ class LabelWeighting:
         alpha = torch.ones(differs.shape, device=belief.device)
         alpha[where] = belief
         return alpha, {"disagreeing": share, "alpha": belief.mean(), "beta": 1 - belief.mean()}
-
-    def _gamma(self, features: Tensor, valid: Tensor) -> Tensor:
-        return self.centers.gamma(features, valid)
 
     def _prior(self, evidence: Evidence, direction: Tensor, cases: Tensor) -> Tensor:
         if not self.config.agreement_prior:

@@ -49,12 +49,21 @@ def load(folder: Path, arm: str) -> dict[str, dict]:
 
 def audit(contents: dict[str, dict], structures: Sequence, doubtful: Sequence[str]) -> tuple[dict, dict]:
     """What `metadcseg audit` gives: ratio per case (its reliability falls with it) and suspicion maps."""
-    findings = {case: measure(case, c["oof"], structures, c["trusted"]) for case, c in contents.items()}
-    score(list(findings.values()))
+    findings = scored(contents, "oof", structures)
     maps = {
         case: wrong_probability(given_probability(contents[case]["oof"]), findings[case].ratio) for case in doubtful
     }
     return {case: findings[case].ratio for case in doubtful}, maps
+
+
+def scored(contents: dict, kind: str, structures: Sequence, with_records: bool = True) -> dict[str, Any]:
+    """The audit's finding of every case, from the predictions of a kind; without what the trainer recorded on wish."""
+    findings = {case: measure(case, c[kind], structures, c["trusted"]) for case, c in contents.items()}
+    if not with_records:
+        for finding in findings.values():
+            finding.record = None
+    score(list(findings.values()))
+    return findings
 
 
 def given_probability(prediction: Any) -> np.ndarray:
@@ -172,27 +181,18 @@ def case_signals(chosen: dict[str, Any], structures: Sequence, wrong: dict) -> d
 
 def audit_signals(contents: dict, kind: str, structures: Sequence, wrong: dict) -> dict[str, dict[str, float]]:
     """The audit's ratio, without what the trainer recorded, that alone, and the trainer's belief in its place."""
-    findings = {case: measure(case, c[kind], structures, c["trusted"]) for case, c in contents.items()}
-    score(list(findings.values()))
+    findings = scored(contents, kind, structures)
     found = {"ratio": {case: findings[case].ratio for case in wrong}}
     records = {case: findings[case].record for case in wrong}
     if all(record is not None for record in records.values()):
         found["record"] = records
-    ratio = ratio_without_record(contents, kind, structures, wrong)
-    found["ratio without record"] = ratio
+    without = scored(contents, kind, structures, with_records=False)
+    ratio = found["ratio without record"] = {case: without[case].ratio for case in wrong}
     beliefs = {case: contents[case][kind].belief for case in wrong}
     odds = {case: (1 - b) / b for case, b in beliefs.items() if b}
     if odds:
         found["ratio x belief"] = with_second(ratio, odds)
     return found
-
-
-def ratio_without_record(contents: dict, kind: str, structures: Sequence, wrong: dict) -> dict[str, float]:
-    findings = {case: measure(case, c[kind], structures, c["trusted"]) for case, c in contents.items()}
-    for finding in findings.values():
-        finding.record = None
-    score(list(findings.values()))
-    return {case: findings[case].ratio for case in wrong}
 
 
 def with_second(ratio: dict[str, float], other: dict[str, float]) -> dict[str, float]:
@@ -201,8 +201,7 @@ def with_second(ratio: dict[str, float], other: dict[str, float]) -> dict[str, f
 
 
 def voxel_signals(contents: dict, kind: str, structures: Sequence, wrong: dict):
-    findings = {case: measure(case, c[kind], structures, c["trusted"]) for case, c in contents.items()}
-    score(list(findings.values()))
+    findings = scored(contents, kind, structures)
     p = {case: given_probability(contents[case][kind]) for case in wrong}
     yield "1 - p", {case: 1 - p[case] for case in wrong}
     yield "odds", {case: odds(p[case], findings[case].ratio) for case in wrong}
