@@ -11,12 +11,13 @@ Tensors only. B batch, K heads, H decisions per voxel (1 for softmax heads, K fo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from nnunetv2_metadcseg.collective import Collective
+from nnunetv2_metadcseg.patches import PerPatch
 
 EXTRA, MISSING, SWAPPED = 0, 1, 2
 NUM_DIRECTIONS = 3
@@ -66,7 +67,7 @@ def class_overlaps(probabilities: Tensor, label: Tensor, valid: Tensor, regions:
 
 
 @dataclass(frozen=True)
-class Disagreement:
+class Disagreement(PerPatch):
     """Where labels and the teacher's decision differ, and how: made once per step, used by all that follows.
 
     Attributes:
@@ -79,9 +80,6 @@ class Disagreement:
     differs: Tensor
     direction: Tensor
     sizes: Tensor
-
-    def __getitem__(self, patches: slice) -> Disagreement:
-        return Disagreement(*(getattr(self, field.name)[patches] for field in fields(self)))
 
     def counts(self) -> Tensor:
         """Disagreeing voxels per patch and direction: (B, D)."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nnunetv2_metadcseg.agreement import NUM_DIRECTIONS, Disagreement, one_hot
 from nnunetv2_metadcseg.center_distance import CenterDistance, normalised_entropy
+from nnunetv2_metadcseg.patches import Patches
 
 NUM_VOXEL_INPUTS = 10 + NUM_DIRECTIONS
 TEACHER_OF_LABEL, TEACHER_OF_PSEUDO = 2, 3  # columns of the inputs: the teacher's probabilities
@@ -51,10 +52,7 @@ def at_decisions(tensor: Tensor, where: tuple[Tensor, ...]) -> Tensor:
 
 
 def collect(
-    features: Tensor,
-    student: Tensor,
-    teacher: Tensor,
-    label: Tensor,
+    patches: Patches,
     found: Disagreement,
     where: tuple[Tensor, ...],
     centers: CenterDistance,
@@ -64,8 +62,8 @@ def collect(
     """Gather the inputs of the meta-weight network at disagreeing decisions.
 
     Args:
-        features: (B, C, *S). student, teacher: probabilities (B, K, *S). label: hard (B, K, *S).
-        found: where label and teacher differ. where: indices of those decisions, each (V,).
+        patches: all with a teacher. found: where their label and teacher differ.
+        where: indices of those decisions, each (V,).
         case_rates: disagreement rates of every patch's case (B, D), or None to hide the context.
 
     Returns:
@@ -73,9 +71,10 @@ def collect(
         both entropies, the three center distances, their margin, the direction (one-hot) and, with context, the rates
         of the case.
     """
-    rows = at_voxels(features, where).float()
+    rows = at_voxels(patches.features, where).float()
     # Everything on rows (V, K) of disagreeing voxels, not on whole maps.
-    student, teacher, label, pseudo = (at_voxels(t, where) for t in (student, teacher, label, found.pseudo))
+    maps = (patches.student, patches.teacher, patches.label, found.pseudo)
+    student, teacher, label, pseudo = (at_voxels(m, where) for m in maps)
     columns = [
         decision_probability(student, label, regions),
         decision_probability(student, pseudo, regions),

@@ -16,6 +16,7 @@ from nnunetv2_metadcseg.config import MetaDCSegConfig
 from nnunetv2_metadcseg.feature_tap import unwrap, with_features
 from nnunetv2_metadcseg.given_label_head import LabelBias
 from nnunetv2_metadcseg.opinion import OpinionNetwork
+from nnunetv2_metadcseg.patches import Patches
 from nnunetv2_metadcseg.targets import LabelEncoder
 from nnunetv2_metadcseg.weighting import LabelWeighting
 
@@ -129,7 +130,7 @@ class AlphaNetwork(nn.Module):
         teacher = self.opinion.of_outputs(logits, features) if own else self.opinion.probabilities(image)
         cases = torch.full((len(image),), self.case, device=image.device)
         found = self.weighting.compare(teacher, label, valid)
-        return 1 - self.weighting.alpha(features, student, teacher, label, valid, found, cases)
+        return 1 - self.weighting.alpha(Patches(features, student, teacher, label, valid, cases), found)
 
 
 def opinion_of(student: nn.Module, ours: dict, regions: bool) -> OpinionNetwork:

@@ -20,6 +20,7 @@ from nnunetv2_metadcseg.losses import present_soft_dice
 from nnunetv2_metadcseg.memorisation import doubted_cases
 from nnunetv2_metadcseg.network_gain import NetworkGain, keep_compiled_graphs
 from nnunetv2_metadcseg.opinion import OpinionNetwork, mixed_opinion
+from nnunetv2_metadcseg.patches import Patches
 from nnunetv2_metadcseg.teacher import MeanTeacher
 from nnunetv2_metadcseg.trust_maps import PreprocessedTrustMaps, find_trust_maps, to_trust
 from nnunetv2_metadcseg.trusted_trainer import TrustedBatchTrainer, full_resolution
@@ -200,11 +201,11 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             return label, valid
         if self.starting or self._some_rank_has_one_kind(num_given, len(data)):
             return label, torch.cat([torch.zeros_like(valid[:num_given]), valid[num_given:]])
-        cases = self.case_numbers(batch)
         teacher = self._teacher_opinion(data, student, num_given) if self.config.teacher else opinion
         del opinion  # a map for every class
         loss = self.local_loss.single if self.config.influence == "head" else None
-        found = self.weighting.observe(features, logits, student, teacher, label, valid, cases, loss, num_given)
+        patches = Patches(features, student, teacher, label, valid, self.case_numbers(batch))
+        found = self.weighting.observe(patches, logits, loss, num_given)
         if num_given < len(data):
             self._move_network_direction(outputs, label, valid, num_given)
         if num_given == 0:
@@ -212,8 +213,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         learn = self._meta_rate()
         found = found[given]
         gain = self._network_gain(data[given], logits[given], label[given], found.pseudo, learn)
-        maps = (x[given] for x in (features, student, teacher, label, valid))
-        _, target, weight = self.weighting.targets(*maps, found, cases[given], trust, gain, learn)
+        _, target, weight = self.weighting.targets(patches[given], found, trust, gain, learn)
         rest = valid[num_given:].expand(-1, weight.shape[1], *valid.shape[2:])
         return torch.cat([target, label[num_given:]]), torch.cat([weight, rest])
 

@@ -33,6 +33,7 @@ from nnunetv2_metadcseg.given_label_head import LabelBias
 from nnunetv2_metadcseg.influence import HeadInfluence, logit_gradient
 from nnunetv2_metadcseg.memorisation import MemorisationWatch
 from nnunetv2_metadcseg.meta_weights import MetaWeights
+from nnunetv2_metadcseg.patches import Patches
 
 TrustedLoss = Callable[[Tensor, Tensor, Tensor], Tensor]  # of logits, labels and weights of trusted patches
 
@@ -92,50 +93,30 @@ class LabelWeighting:
 
     @torch.no_grad()
     def observe(
-        self,
-        features: Tensor,
-        logits: Tensor,
-        student: Tensor,
-        teacher: Tensor,
-        label: Tensor,
-        valid: Tensor,
-        cases: Tensor,
-        trusted_loss: TrustedLoss | None,
-        num_given: int,
+        self, patches: Patches, logits: Tensor, trusted_loss: TrustedLoss | None, num_given: int
     ) -> Disagreement:
         """Move the centers, count the disagreements of the patches' cases, move the influence direction.
 
         Args:
-            features: (B, C, *S). logits: (B, K, *S). student: probabilities (B, K, *S). label: (B, K, *S).
-            teacher: probabilities (B', K, *S) of the first B' patches. valid: (B, 1, *S). cases: (B,).
+            patches: of all kinds; the teacher may have seen the first B' only. logits: (B, K, *S) of the student.
             trusted_loss: of logits, labels and weights; None: the direction stays. num_given: trusted patches follow.
 
         Returns:
             Where labels and teacher disagree, in the first B' patches.
         """
-        parts, statistics = self._observe(
-            features, logits, student, teacher, label, valid, cases, trusted_loss, num_given
-        )
+        parts, statistics = self._observe(patches, logits, trusted_loss, num_given)
         self.statistics.add(**statistics)
         return Disagreement(*parts)
 
     def _observe(
-        self,
-        features: Tensor,
-        logits: Tensor,
-        student: Tensor,
-        teacher: Tensor,
-        label: Tensor,
-        valid: Tensor,
-        cases: Tensor,
-        trusted_loss: TrustedLoss | None,
-        num_given: int,
+        self, patches: Patches, logits: Tensor, trusted_loss: TrustedLoss | None, num_given: int
     ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
         """Fields of the disagreement, and scalars for the log."""
-        statistics = {"boundary": self._move_centers(features, student, valid)}
-        looked = slice(0, len(teacher))
-        found = self.compare(teacher, label[looked], valid[looked])
-        excess = self._count(cases[looked], found)
+        features, label, valid = patches.features, patches.label, patches.valid
+        statistics = {"boundary": self._move_centers(features, patches.student, valid)}
+        looked = slice(0, len(patches.teacher))
+        found = self.compare(patches.teacher, label[looked], valid[looked])
+        excess = self._count(patches.cases[looked], found)
         if excess is not None:
             statistics["excess"] = excess
         if trusted_loss is not None and num_given < len(features):
@@ -183,35 +164,20 @@ class LabelWeighting:
     # ---- what it is used for ------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def alpha(
-        self,
-        features: Tensor,
-        student: Tensor,
-        teacher: Tensor,
-        label: Tensor,
-        valid: Tensor,
-        found: Disagreement,
-        cases: Tensor,
-    ) -> Tensor:
+    def alpha(self, patches: Patches, found: Disagreement) -> Tensor:
         """Belief in the given label: (B, H, *S), one wherever label and teacher agree. Without a meta step.
 
         Args:
-            features: (B, C, *S). student, teacher: probabilities (B, K, *S). label: (B, K, *S). valid: (B, 1, *S).
-            found: where label and teacher differ. cases: (B,).
+            patches: all with a teacher. found: where their label and teacher differ.
         """
         where = found.differs.nonzero(as_tuple=True)
-        inputs, prior, _ = self._gather(features, student, teacher, label, found, where, cases, None, False)
-        return self._believe(inputs, prior, where, cases, found.differs, valid)[0]
+        inputs, prior, _ = self._gather(patches, found, where, None, False)
+        return self._believe(patches, found, where, inputs, prior)[0]
 
     def targets(
         self,
-        features: Tensor,
-        student: Tensor,
-        teacher: Tensor,
-        label: Tensor,
-        valid: Tensor,
+        patches: Patches,
         found: Disagreement,
-        cases: Tensor,
         trust: Tensor | None = None,
         gain: Tensor | None = None,
         learn: float | None = None,
@@ -219,7 +185,7 @@ class LabelWeighting:
         """What given-label patches are trained on: alpha (B, H, *S), soft target (B, K, *S), weight (B, 1 or K, *S).
 
         Args:
-            features, student, teacher, label, valid, found, cases: as in `alpha`, without gradients.
+            patches, found: as in `alpha`.
             trust: the user's own trust in the given label, (B, 1, *S) in [0, 1], or None. It multiplies alpha; what
                 is lost there is weight lost, not given to the teacher.
             gain: influence of the given label minus that of the pseudo-label (B, H, *S); None: of the last layer.
@@ -227,72 +193,55 @@ class LabelWeighting:
         """
         where = found.differs.nonzero(as_tuple=True)  # here the host waits for the device
         with torch.enable_grad():
-            inputs, prior, objective = self._gather(
-                features, student, teacher, label, found, where, cases, gain, learn is not None
-            )
+            inputs, prior, objective = self._gather(patches, found, where, gain, learn is not None)
         if objective is not None:
             self.meta.step(objective, learn)
-        pseudo = teacher if self.config.soft_pseudo_labels else found.pseudo
         with torch.no_grad():
-            alpha, target, weight, statistics = self._decide(
-                inputs, prior, where, features, pseudo, label, valid, found.differs, cases, trust
-            )
+            alpha, target, weight, statistics = self._decide(patches, found, where, inputs, prior, trust)
         self.statistics.add(**statistics)
         return alpha, target, weight
 
     def _gather(
-        self,
-        features: Tensor,
-        student: Tensor,
-        teacher: Tensor,
-        label: Tensor,
-        found: Disagreement,
-        where: tuple[Tensor, ...],
-        cases: Tensor,
-        gain: Tensor | None,
-        learn: bool,
+        self, patches: Patches, found: Disagreement, where: tuple[Tensor, ...], gain: Tensor | None, learn: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Inputs (V, F) and prior (V,) of the disagreeing decisions `where`, and what a meta step lowers, or None."""
         with torch.no_grad():
-            rates = self.agreement.rates()[cases] if self.config.context else None
-            evidence = collect(features, student, teacher, label, found, where, self.centers, rates, self.regions)
-            prior = self._prior(evidence, found.direction, cases)
+            rates = self.agreement.rates()[patches.cases] if self.config.context else None
+            evidence = collect(patches, found, where, self.centers, rates, self.regions)
+            prior = self._prior(evidence, found.direction, patches.cases)
             known = gain is not None or self.direction.direction is not None
             if not learn or not known or self.config.influence == "none":
                 return evidence.inputs, prior, None
-            gains = self._head_gain(evidence, found.pseudo, label) if gain is None else at_decisions(gain, where)
+            own = gain is None
+            gains = self._head_gain(evidence, found.pseudo, patches.label) if own else at_decisions(gain, where)
         return evidence.inputs, prior, self.meta.objective(evidence.inputs, prior, gains)
 
     def _decide(
         self,
+        patches: Patches,
+        found: Disagreement,
+        where: tuple[Tensor, ...],
         inputs: Tensor,
         prior: Tensor,
-        where: tuple[Tensor, ...],
-        features: Tensor,
-        pseudo: Tensor,
-        label: Tensor,
-        valid: Tensor,
-        differs: Tensor,
-        cases: Tensor,
         trust: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
         """Alpha, target, weight, and scalars for the log."""
-        alpha, statistics = self._believe(inputs, prior, where, cases, differs, valid)
-        gamma = self.centers.gamma(features, valid) if self.config.dcd_strength > 0 else None
-        target, weight, count = self._mix(alpha, pseudo, label, valid, gamma, cases, trust)
+        alpha, statistics = self._believe(patches, found, where, inputs, prior)
+        pseudo = patches.teacher if self.config.soft_pseudo_labels else found.pseudo
+        target, weight, count = self._mix(patches, alpha, pseudo, trust)
         if count is not None:
             statistics["case_weight"] = count
         return alpha, target, weight, statistics
 
     def _believe(
-        self, inputs: Tensor, prior: Tensor, where: tuple[Tensor, ...], cases: Tensor, differs: Tensor, valid: Tensor
+        self, patches: Patches, found: Disagreement, where: tuple[Tensor, ...], inputs: Tensor, prior: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Alpha as a map (B, H, *S), and scalars for the log."""
         belief = torch.sigmoid(prior) if self.config.influence == "none" else self.meta.alpha(inputs, prior)
-        share = differs.sum() / (valid.sum() * differs.shape[1])
-        sums = torch.zeros(len(cases), device=belief.device).index_add_(0, where[0], belief)
-        self.agreement.update_beliefs(cases, sums, differs.flatten(1).sum(1))
-        alpha = torch.ones(differs.shape, device=belief.device)
+        share = found.differs.sum() / (patches.valid.sum() * found.differs.shape[1])
+        sums = torch.zeros(len(patches.cases), device=belief.device).index_add_(0, where[0], belief)
+        self.agreement.update_beliefs(patches.cases, sums, found.differs.flatten(1).sum(1))
+        alpha = torch.ones(found.differs.shape, device=belief.device)
         alpha[where] = belief
         return alpha, {"disagreeing": share, "alpha": belief.mean(), "beta": 1 - belief.mean()}
 
@@ -322,28 +271,21 @@ class LabelWeighting:
         return gain.sum(1)
 
     def _mix(
-        self,
-        alpha: Tensor,
-        pseudo: Tensor,
-        label: Tensor,
-        valid: Tensor,
-        gamma: Tensor | None,
-        cases: Tensor,
-        trust: Tensor | None,
+        self, patches: Patches, alpha: Tensor, pseudo: Tensor, trust: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Target, weight, and the mean weight of the cases where they are weighed."""
         beta = 1 - alpha
         if trust is not None:
             alpha = alpha * trust
         total = alpha + beta
-        target = (alpha * label + beta * pseudo) / total.clamp_min(1e-6)
-        weight = valid * total
-        if gamma is not None:
-            weight = weight * gamma
+        target = (alpha * patches.label + beta * pseudo) / total.clamp_min(1e-6)
+        weight = patches.valid * total
+        if self.config.dcd_strength > 0:
+            weight = weight * self.centers.gamma(patches.features, patches.valid)
         if not self.config.case_weighting:
             return target, weight, None
-        counts = self.agreement.case_weights(self.config.least_case_weight, self.label_bias.sides()[0])[cases]
-        structure = label if self.regions else 1 - label[:, :1]
+        counts = self.agreement.case_weights(self.config.least_case_weight, self.label_bias.sides()[0])[patches.cases]
+        structure = patches.label if self.regions else 1 - patches.label[:, :1]
         weight = weight * torch.where(structure > 0.5, counts.view(-1, *[1] * (weight.ndim - 1)), 1.0)
         return target, weight, counts.mean()
 

@@ -26,13 +26,12 @@ class OracleWeighting(LabelWeighting):
     replace_wrong = True
     right: Tensor
 
-    def targets(
-        self, features, student, teacher, label, valid, found, cases, trust=None, gain=None, learn=None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def targets(self, patches, found, trust=None, gain=None, learn=None) -> tuple[Tensor, Tensor, Tensor]:
+        label, valid = patches.label, patches.valid
         right = self.right[: len(label)]
         if not self.replace_wrong:
             return right, label, valid * right
-        pseudo = teacher if self.config.soft_pseudo_labels else found.pseudo
+        pseudo = patches.teacher if self.config.soft_pseudo_labels else found.pseudo
         return right, right * label + (1 - right) * pseudo, valid.expand_as(right)
 
 

@@ -6,6 +6,7 @@ import torch
 from nnunetv2_metadcseg.agreement import NUM_DIRECTIONS, disagreement, hard_labels
 from nnunetv2_metadcseg.center_distance import CenterDistance, normalised_entropy, region_weights
 from nnunetv2_metadcseg.evidence import NUM_VOXEL_INPUTS, at_decisions, at_voxels, collect, decision_probability
+from nnunetv2_metadcseg.patches import Patches
 
 SHAPE = (3, 4, 5)
 
@@ -44,7 +45,8 @@ def test_inputs_of_disagreeing_decisions(shape, regions, context):
     found = disagreement(label, teacher, valid, regions)
     rates = torch.rand(2, NUM_DIRECTIONS) if context else None
     where = found.differs.nonzero(as_tuple=True)
-    evidence = collect(features, student, teacher, label, found, where, centers, rates, regions)
+    patches = Patches(features, student, teacher, label, valid, torch.arange(2))
+    evidence = collect(patches, found, where, centers, rates, regions)
     differs = found.differs
     assert torch.equal(found.pseudo, hard_labels(teacher, regions))
     count = int(differs.sum())
@@ -64,5 +66,6 @@ def test_no_disagreement_gives_no_rows():
     centers = CenterDistance()
     centers.update(centers.sums(features, region_weights(label), valid))
     found = disagreement(label, label, valid, False)
-    evidence = collect(features, label, label, label, found, found.differs.nonzero(as_tuple=True), centers, None, False)
+    patches = Patches(features, label, label, label, valid, torch.zeros(1, dtype=torch.int64))
+    evidence = collect(patches, found, found.differs.nonzero(as_tuple=True), centers, None, False)
     assert evidence.inputs.shape == (0, NUM_VOXEL_INPUTS)

@@ -7,9 +7,10 @@ from functools import partial
 import pytest
 import torch
 
-from nnunetv2_metadcseg.agreement import disagreement, hard_labels
+from nnunetv2_metadcseg.agreement import Disagreement, disagreement, hard_labels
 from nnunetv2_metadcseg.config import MetaDCSegConfig
 from nnunetv2_metadcseg.losses import WeightedDiceCELoss
+from nnunetv2_metadcseg.patches import Patches
 from nnunetv2_metadcseg.weighting import LabelWeighting
 from tests.nnunetv2_metadcseg.ranks import run_ranks
 
@@ -37,6 +38,9 @@ class Batch:
         self.label = hard_labels(squash(torch.randn(size, heads, *shape, generator=random)), regions)
         self.valid = (torch.rand(size, 1, *shape, generator=random) >= ignore).float()
 
+    def patches(self) -> Patches:
+        return Patches(self.features, self.student, self.teacher, self.label, self.valid, self.cases)
+
     def half(self, rank: int) -> Batch:
         """One given-label and one trusted patch: what one of two ranks sees."""
         part = copy.copy(self)
@@ -59,19 +63,18 @@ def new(regions: bool = False, **settings) -> LabelWeighting:
     return LabelWeighting(config, regions, TRUSTED)
 
 
-NAMES = ("features", "student", "teacher", "label", "valid")
-
-
 def decide(weighting: LabelWeighting, batch: Batch, **settings) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Alpha, target and weight of the given-label patches."""
-    count = len(batch.cases) // 2
-    maps = [getattr(batch, name)[:count] for name in NAMES]
-    return weighting.targets(*maps, weighting.compare(*maps[2:]), batch.cases[:count], **settings)
+    patches = batch.patches()[: len(batch.cases) // 2]
+    return weighting.targets(patches, compare(weighting, patches), **settings)
+
+
+def compare(weighting: LabelWeighting, patches: Patches) -> Disagreement:
+    return weighting.compare(patches.teacher, patches.label, patches.valid)
 
 
 def observe(weighting: LabelWeighting, batch: Batch, loss=None) -> None:
-    maps = [getattr(batch, name) for name in ("features", "logits", *NAMES[1:])]
-    weighting.observe(*maps, batch.cases, loss, len(batch.cases) // 2)
+    weighting.observe(batch.patches(), batch.logits, loss, len(batch.cases) // 2)
 
 
 def step(weighting: LabelWeighting, batch: Batch, learn: float | None = 1.0, trust=None):
@@ -231,9 +234,9 @@ class TestSettings:
     def test_alpha_alone_is_what_targets_are_made_of(self):
         weighting, batch = new(), Batch(0)
         step(weighting, batch)
-        maps = [getattr(batch, name)[:2] for name in NAMES]
+        patches = batch.patches()[:2]
         before = copy.deepcopy(state(weighting))
-        alpha = weighting.alpha(*maps, weighting.compare(*maps[2:]), batch.cases[:2])
+        alpha = weighting.alpha(patches, compare(weighting, patches))
         assert torch.equal(alpha, decide(weighting, batch)[0])
         assert_same(before, state(weighting))
 
