@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from nnunetv2_metadcseg.collective import Collective
 from nnunetv2_metadcseg.config import MetaDCSegConfig
 from nnunetv2_metadcseg.data_loading import ExtraSegChannels
+from nnunetv2_metadcseg.doubt import doubted_cases, taught_cases
 from nnunetv2_metadcseg.epoch_statistics import counted
 from nnunetv2_metadcseg.feature_tap import FeatureTap, last_segmentation_layer, unwrap, without_deep_supervision
 from nnunetv2_metadcseg.given_label_head import GivenLabelHead
 from nnunetv2_metadcseg.losses import present_soft_dice
-from nnunetv2_metadcseg.memorisation import doubted_cases
 from nnunetv2_metadcseg.network_gain import NetworkGain, keep_compiled_graphs
 from nnunetv2_metadcseg.opinion import OpinionNetwork, mixed_opinion
 from nnunetv2_metadcseg.patches import Patches
@@ -32,9 +32,9 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
 
     What predicts starts on the trusted patches alone, then learns given-label patches whose target is the given label
     where a second opinion agrees and alpha label + beta pseudo-label where it does not. A second last layer learns the
-    given labels as they are, so that their images teach the features throughout; it has a say in the second opinion, as
-    far as label errors cancel out. Once wrong labels begin to be learned by heart, it goes back to before and
-    leaves out the cases whose labels are doubted. See docs/method.md.
+    given labels as they are, unless their case is doubted, so that their images teach the features throughout; it has a
+    say in the second opinion, as far as label errors cancel out. Once wrong labels begin to be learned by heart, the
+    trainer goes back to before and leaves out the doubted cases. See docs/method.md.
     """
 
     config = MetaDCSegConfig()
@@ -57,6 +57,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         self.network_gain = NetworkGain(self.config.influence_momentum, self.collective)
         self._given_loss: Tensor | float = 0.0
         self.left_out: list[str] | None = None  # cases that are not learned from any more, once some began to be known
+        self.num_doubted = 0
         self.weighting: LabelWeighting | None = None  # needs the cases: see build_train_loader
         self._weighting_state: dict | None = None  # of a checkpoint, until the cases are numbered
         self.training_step = 0
@@ -123,6 +124,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         self.case_index = {case: i for i, case in enumerate(dict.fromkeys(dataset.identifiers))}
         trusted = torch.zeros(len(self.case_index), dtype=torch.bool, device=self.device)
         trusted[[self.case_index[case] for case in loader.trusted]] = True
+        self.taught = torch.ones(len(trusted), device=self.device)
         self.weighting = self.weighting_class(
             *(self.config, self.label_manager.has_regions, trusted, self.collective),
             memorisation_horizon=max(1, round(self.config.memorisation_fraction * self.total_steps)),
@@ -131,8 +133,9 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         if self._weighting_state is not None:
             self._restore_weighting(self._weighting_state, loader.trusted)
             self._weighting_state = None
-        loader.leave_out(self.left_out or [])
         self.train_loader = loader
+        if self.has_memorised:
+            self._leave_out(self.left_out)
         self._set_trusted_share()
         return loader
 
@@ -172,7 +175,9 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         """What is trained on now, for the log."""
         if self.has_memorised:
             return f"without {len(self.left_out)} doubted cases"
-        return "trusted patches only" if self.starting else "given labels and trusted patches"
+        if self.starting:
+            return "trusted patches only"
+        return f"given labels and trusted patches, {self.num_doubted} cases doubted"
 
     # ---- one step -----------------------------------------------------------------------------------------------
 
@@ -190,21 +195,20 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         """Labels as they are on trusted patches, mixed targets and weights on given-label patches."""
         features, num_given = self.tap.pop(), batch["num_given"]
         given = slice(0, num_given)
-        trust = self._user_trust(batch, given)
-        if self.has_memorised:
-            valid, trust = self._believed(batch["keys"], valid, trust), None
+        trust, cases = self._user_trust(batch, given), self.case_numbers(batch)
+        taught = self._taught(cases[given], trust, valid.ndim)
         logits = full_resolution(outputs).detach()
-        noted, logits, student, opinion, valid = self._look(features, logits, label, valid, num_given, trust)
+        noted, logits, student, opinion, valid = self._look(features, logits, label, valid, num_given, taught)
         features = features.detach()
         self._note(*noted)
         if self.has_memorised:
-            return label, valid
+            return label, torch.cat([valid[given] * taught, valid[num_given:]])
         if self.starting or self._some_rank_has_one_kind(num_given, len(data)):
             return label, torch.cat([torch.zeros_like(valid[:num_given]), valid[num_given:]])
         teacher = self._teacher_opinion(data, student, num_given) if self.config.teacher else opinion
         del opinion  # a map for every class
         loss = self.local_loss.single if self.config.influence == "head" else None
-        patches = Patches(features, student, teacher, label, valid, self.case_numbers(batch))
+        patches = Patches(features, student, teacher, label, valid, cases)
         found = self.weighting.observe(patches, logits, loss, num_given)
         if num_given < len(data):
             self._move_network_direction(outputs, label, valid, num_given)
@@ -221,20 +225,29 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         """Of the patches' cases, (B,), as `case_index` has them; the host does not wait for the device."""
         return torch.tensor([self.case_index[case] for case in batch["keys"]]).to(self.device, non_blocking=True)
 
+    def _taught(self, cases: Tensor, trust: Tensor | None, dims: int) -> Tensor:
+        """How far given labels are learned as they are: (num_given, 1, *S), or of as many axes (`dims`) of length one.
+
+        Args:
+            cases: (num_given,). trust: the user's, (num_given, 1, *S), or None.
+        """
+        taught = self.taught[cases].view(-1, *[1] * (dims - 1))
+        return taught if trust is None else taught * trust
+
     def _look(
-        self, features: Tensor, logits: Tensor, label: Tensor, valid: Tensor, num_given: int, trust: Tensor | None
+        self, features: Tensor, logits: Tensor, label: Tensor, valid: Tensor, num_given: int, taught: Tensor
     ) -> tuple[tuple[Tensor | float, Tensor, Tensor | None], Tensor, Tensor, Tensor, Tensor]:
         """What the two last layers predict, and what both get wrong on trusted patches.
 
         Args:
             features: (B, C, *S), with their gradient. logits: (B, K, *S) of the layer that predicts, without.
-            label: (B, K, *S). valid: (B, 1, *S). trust: the user's, (num_given, 1, *S).
+            label: (B, K, *S). valid: (B, 1, *S). taught: weight of given labels (num_given, 1, *S), see `_taught`.
 
         Returns:
             What `_note` takes; logits in fp32; probabilities of the layer that predicts, and of both together
             (B, K, *S); what counts (B, 1, *S).
         """
-        loss, said = self._given_label_loss(features, label, valid, num_given, trust)
+        loss, said = self._given_label_loss(features, label, valid, num_given, taught)
         with torch.no_grad():
             logits, trusted = logits.float().contiguous(), slice(num_given, None)
             student, opinion, valid, bias = self._second_opinion(features, logits, said, label, valid, trusted)
@@ -243,7 +256,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         return (loss, dice, bias), logits, student, opinion, valid
 
     def _given_label_loss(
-        self, features: Tensor, label: Tensor, valid: Tensor, num_given: int, trust: Tensor | None
+        self, features: Tensor, label: Tensor, valid: Tensor, num_given: int, taught: Tensor
     ) -> tuple[Tensor | float, Tensor | None]:
         """Loss of the second last layer on given-label patches, and its logits there, (num_given, K, *S).
 
@@ -251,10 +264,9 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         """
         if self.given_head is None or num_given == 0:
             return 0.0, None
-        weight = valid[:num_given] if trust is None else valid[:num_given] * trust
         with self.autocast():
             logits = self.given_head(features[:num_given])
-        loss = self.local_loss.single(logits, label[:num_given], weight)
+        loss = self.local_loss.single(logits, label[:num_given], valid[:num_given] * taught)
         return self.config.given_head * loss, logits.detach()
 
     def _second_opinion(
@@ -365,24 +377,28 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
         self.weighting.statistics.reset()
-        self._watch_memorisation()
+        self._doubt()
         self._set_trusted_share()
 
-    def _watch_memorisation(self) -> None:
-        """Looks whether wrong labels begin to be known by heart, and ends it once."""
-        if self.config.memorised_share == 0 or self.has_memorised or self.starting:
+    def _doubt(self) -> None:
+        """Doubted labels teach the second last layer no more, and nothing once they begin to be known by heart."""
+        watch, agreement = self.weighting.memorisation, self.weighting.agreement
+        if self.has_memorised or self.starting or not watch.is_full():
             return
-        if self.weighting.memorisation.has_begun():
-            self._go_back()
-
-    def _go_back(self) -> None:
-        """To the average over the last steps, which knows less of the wrong labels, and on without doubted cases."""
-        agreement = self.weighting.agreement
         doubted = doubted_cases(agreement.history, agreement.trusted).float().to(self.device)
-        doubted = self.collective.first(doubted).tolist()  # rounding may differ between ranks
-        self.left_out = [case for case, is_doubted in zip(self.case_index, doubted, strict=True) if is_doubted]
+        doubted = self.collective.first(doubted) > 0  # rounding may differ between ranks
+        self.num_doubted = int(doubted.sum())
+        if self.config.memorised_share > 0 and watch.has_begun():
+            self._go_back(doubted)
+        elif self.config.skip_doubted:
+            self.taught = taught_cases(doubted, agreement.trusted).float()
+
+    def _go_back(self, doubted: Tensor) -> None:
+        """To the average over the last steps, which knows less of the wrong labels, and on without doubted cases."""
+        self._leave_out(
+            [case for case, is_doubted in zip(self.case_index, doubted.tolist(), strict=True) if is_doubted]
+        )
         self.opinion.load_state_dict(self.teacher.module.state_dict())
-        self.train_loader.leave_out(self.left_out)
         given = len(self.train_loader.given)
         self.print_to_log_file(
             "The network has begun to learn wrong labels by heart. It goes back to its average over the last steps and "
@@ -390,17 +406,12 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             f"ones do, as they are. Left out: {', '.join(self.left_out) or 'none'}."
         )
 
-    def _believed(self, cases: list[str], valid: Tensor, trust: Tensor | None) -> Tensor:
-        """Weight (B, 1, *S) of labels that are learned as they are: none for cases that are left out.
-
-        Those still come, in batches that worker processes have made before.
-        """
-        left_out = set(self.left_out)
-        kept = torch.tensor([case not in left_out for case in cases]).to(self.device, non_blocking=True)
-        weight = valid * kept.view(-1, *[1] * (valid.ndim - 1))
-        if trust is not None:
-            weight[: len(trust)] *= trust
-        return weight
+    def _leave_out(self, cases: list[str]) -> None:
+        """No patches of these cases any more; those in batches that worker processes have made before teach nothing."""
+        self.left_out = cases
+        self.train_loader.leave_out(cases)
+        self.taught = torch.ones_like(self.taught)
+        self.taught[[self.case_index[case] for case in cases]] = 0.0
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         super().on_train_epoch_end(train_outputs)

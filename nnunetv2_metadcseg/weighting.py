@@ -116,9 +116,7 @@ class LabelWeighting:
         statistics = {"boundary": self._move_centers(features, patches.student, valid)}
         looked = slice(0, len(patches.teacher))
         found = self.compare(patches.teacher, label[looked], valid[looked])
-        excess = self._count(patches.cases[looked], found)
-        if excess is not None:
-            statistics["excess"] = excess
+        statistics["excess"] = self._count(patches.cases[looked], found)
         if trusted_loss is not None and num_given < len(features):
             trusted = slice(num_given, None)
             self._move_direction(trusted_loss, features[trusted], logits[trusted], label[trusted], valid[trusted])
@@ -134,11 +132,9 @@ class LabelWeighting:
         """Where labels and teacher disagree; teacher, label (B, K, *S), valid (B, 1, *S)."""
         return disagreement(label, teacher, valid, self.regions)
 
-    def _count(self, cases: Tensor, found: Disagreement) -> Tensor | None:
-        """Gives the excess disagreement, a scalar, where memorisation is watched."""
+    def _count(self, cases: Tensor, found: Disagreement) -> Tensor:
+        """Gives the excess disagreement, a scalar."""
         self.agreement.update(cases, found.counts(), found.sizes)
-        if self.config.memorised_share == 0:
-            return None
         excess = self.agreement.excess()
         self.memorisation.update(excess)
         return excess

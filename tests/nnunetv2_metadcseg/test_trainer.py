@@ -214,19 +214,45 @@ class TestSteps:
     def test_a_batch_made_before_teaches_nothing_of_left_out_cases(self, make):
         trainer = start(make())
         batch = steps(trainer, 2)[-1]
-        trainer.left_out = batch["keys"][: batch["num_given"]]
+        trainer._leave_out(batch["keys"][: batch["num_given"]])
         data, (label, valid) = batch["data"], trainer.encoder(batch["target"][:, :1])
         target, weight = trainer.training_targets(batch, data, trainer.forward(data), label, valid)
         assert torch.equal(target, label)
         kept = torch.tensor([key not in trainer.left_out for key in batch["keys"]])
         assert not weight[~kept].any() and torch.equal(weight[kept], valid[kept]) and weight.any()
 
-    def test_the_users_trust_still_weighs_what_is_believed(self, make):
+    def test_the_users_trust_weighs_what_is_taught(self, make):
         trainer = start(make())
-        trainer.left_out = ["b"]
+        first, second = (trainer.case_index[case] for case in trainer.train_loader.given[:2])
+        trainer.taught[second] = 0.0
         trust = torch.full((2, 1, 4, 4, 4), 0.25)
-        weight = trainer._believed(["a", "b", "t"], torch.ones(3, 1, 4, 4, 4), trust)
-        assert weight.flatten(1).amin(1).tolist() == weight.flatten(1).amax(1).tolist() == [0.25, 0.0, 1.0]
+        taught = trainer._taught(torch.tensor([first, second]), trust, 5)
+        assert taught.flatten(1).amin(1).tolist() == taught.flatten(1).amax(1).tolist() == [0.25, 0.0]
+        assert trainer._taught(torch.tensor([first, second]), None, 5).shape == (2, 1, 1, 1, 1)
+
+    def test_doubted_labels_do_not_teach_the_second_last_layer(self, make, capsys):
+        trainer = start(make())
+        steps(trainer, 2)
+        doubted = trainer.train_loader.given[0]
+        history = trainer.weighting.agreement.history
+        history[:] = 1.0
+        history[trainer.case_index[doubted], 0] = 20.0
+        trainer.on_train_epoch_start()
+        assert "1 cases doubted" in trainer.phase and doubted in trainer.train_loader.given
+        assert [case for case, taught in zip(trainer.case_index, trainer.taught, strict=True) if not taught] == sorted(
+            [doubted, *trainer.train_loader.trusted]
+        )
+
+    @pytest.mark.parametrize("taught", [0.0, 1.0])
+    def test_the_second_last_layer_learns_what_is_taught(self, make, taught):
+        trainer = start(make())
+        batch = steps(trainer, 2)[-1]
+        trainer.taught[:] = taught
+        data, (label, valid) = batch["data"], trainer.encoder(batch["target"][:, :1])
+        _, weight = trainer.training_targets(batch, data, trainer.forward(data), label, valid)
+        trainer.further_loss().backward()
+        assert trainer.given_head.layer.weight.grad.any() == (taught > 0)
+        assert weight[: batch["num_given"]].any()  # what predicts learns from their images all the same
 
     @pytest.mark.parametrize("kind", ["regions", "ignore"])
     def test_trains_on_without_doubted_cases(self, make, known_by_heart, kind):
