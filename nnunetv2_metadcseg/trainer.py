@@ -57,7 +57,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         self.network_gain = NetworkGain(self.config.influence_momentum, self.collective)
         self._given_loss: Tensor | float = 0.0
         self.left_out: list[str] | None = None  # cases that are not learned from any more, once some began to be known
-        self.num_doubted = 0
+        self.doubted: list[str] | None = None  # cases whose labels disagree more than trusted ones do, once asked
         self.weighting: LabelWeighting | None = None  # needs the cases: see build_train_loader
         self._weighting_state: dict | None = None  # of a checkpoint, until the cases are numbered
         self.training_step = 0
@@ -177,7 +177,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             return f"without {len(self.left_out)} doubted cases"
         if self.starting:
             return "trusted patches only"
-        return f"given labels and trusted patches, {self.num_doubted} cases doubted"
+        return f"given labels and trusted patches, {len(self.doubted or [])} cases doubted"
 
     # ---- one step -----------------------------------------------------------------------------------------------
 
@@ -387,17 +387,15 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             return
         doubted = doubted_cases(agreement.history, agreement.trusted).float().to(self.device)
         doubted = self.collective.first(doubted) > 0  # rounding may differ between ranks
-        self.num_doubted = int(doubted.sum())
+        self.doubted = [case for case, is_doubted in zip(self.case_index, doubted.tolist(), strict=True) if is_doubted]
         if self.config.memorised_share > 0 and watch.has_begun():
-            self._go_back(doubted)
+            self._go_back()
         elif self.config.skip_doubted:
             self.taught = taught_cases(doubted, agreement.trusted).float()
 
-    def _go_back(self, doubted: Tensor) -> None:
+    def _go_back(self) -> None:
         """To the average over the last steps, which knows less of the wrong labels, and on without doubted cases."""
-        self._leave_out(
-            [case for case, is_doubted in zip(self.case_index, doubted.tolist(), strict=True) if is_doubted]
-        )
+        self._leave_out(self.doubted)
         self.opinion.load_state_dict(self.teacher.module.state_dict())
         given = len(self.train_loader.given)
         self.print_to_log_file(
@@ -422,6 +420,15 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         for logger in self.logger.loggers:
             for name, value in means.items():
                 logger.log(f"metadcseg/{name}", value, self.current_epoch)
+
+    def on_train_end(self) -> None:
+        """As in the base class; names the doubted cases."""
+        if self.doubted is not None:
+            self.print_to_log_file(
+                f"{len(self.doubted)} labels disagree with the second opinion more than trusted ones do: "
+                f"{', '.join(self.doubted) or 'none'}. `metadcseg audit` ranks all cases and shows where."
+            )
+        super().on_train_end()
 
     # ---- checkpoints --------------------------------------------------------------------------------------------
 
@@ -469,6 +476,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             "best_trusted_dice": self.best_trusted_dice,
             "teacher": average if speaks else None,
             "silent_teacher": None if speaks else average,
+            "doubted": self.doubted,
             "left_out": self.left_out,
             "network_gain": self.network_gain.direction,
             "given_head": None if self.given_head is None else self.given_head.state_dict(),
@@ -483,6 +491,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         self.trusted_dice_average = state["trusted_dice_average"]
         self._best_ema = self.best_trusted_dice = state["best_trusted_dice"]
         self.left_out = state.get("left_out")  # checkpoints before 2026-11-28 have none
+        self.doubted = state.get("doubted", self.left_out)
         average = state["teacher"] or state.get("silent_teacher")  # checkpoints before 2026-11-27 may have neither
         if self.teacher is not None and average is not None:
             self.teacher.load_state_dict(average)

@@ -38,6 +38,12 @@ class nnUNetTrainerMetaDCSegNoGivenOpinion(nnUNetTrainerMetaDCSeg):
     config = replace(nnUNetTrainerMetaDCSeg.config, given_opinion=False)
 
 
+class nnUNetTrainerMetaDCSegAllGivenLabels(nnUNetTrainerMetaDCSeg):
+    """The layer that learns the given labels learns those of doubted cases, too."""
+
+    config = replace(nnUNetTrainerMetaDCSeg.config, skip_doubted=False)
+
+
 class nnUNetTrainerMetaDCSegHeadInfluence(nnUNetTrainerMetaDCSeg):
     """Influence restricted to the last layer, in closed form."""
 

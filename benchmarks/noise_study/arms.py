@@ -48,7 +48,8 @@ _BUILT_IN = (
     Arm("network_influence", "nnUNetTrainerMetaDCSegNetworkInfluence"),
     Arm("no_given_head", "nnUNetTrainerMetaDCSegNoGivenHead"),
     Arm("no_case_weights", "nnUNetTrainerMetaDCSegNoCaseWeights"),
-    Arm("no_leaving_out", "nnUNetTrainerMetaDCSeg", config={"memorised_share": 0.0}),
+    Arm("all_given_labels", "nnUNetTrainerMetaDCSegAllGivenLabels"),
+    Arm("no_leaving_out", "nnUNetTrainerMetaDCSegAllGivenLabels", config={"memorised_share": 0.0}),
     Arm("no_context", "nnUNetTrainerMetaDCSegNoContext"),
 )
 ARMS = {arm.name: arm for arm in _BUILT_IN}

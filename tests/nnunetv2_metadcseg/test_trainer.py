@@ -242,6 +242,11 @@ class TestSteps:
         assert [case for case, taught in zip(trainer.case_index, trainer.taught, strict=True) if not taught] == sorted(
             [doubted, *trainer.train_loader.trusted]
         )
+        trainer.on_train_end()
+        assert (
+            f"1 labels disagree with the second opinion more than trusted ones do: {doubted}."
+            in capsys.readouterr().out
+        )
 
     @pytest.mark.parametrize("taught", [0.0, 1.0])
     def test_the_second_last_layer_learns_what_is_taught(self, make, taught):

@@ -21,7 +21,7 @@ MAIN = [
 ]
 EPOCHS = {"1epoch": 1, "5epochs": 5, "10epochs": 10, "20epochs": 20, "50epochs": 50, "100epochs": 100, "250epochs": 250}
 ABLATIONS = ["NoMeta", "NoDCD", "MeanTeacher", "HeadInfluence", "NetworkInfluence"]
-ABLATIONS += ["NoGivenHead", "NoGivenOpinion", "NoCaseWeights", "NoContext"]
+ABLATIONS += ["NoGivenHead", "NoGivenOpinion", "AllGivenLabels", "NoCaseWeights", "NoContext"]
 NAMES = [t.__name__ for t in MAIN] + [f"{t.__name__}_{e}" for t in MAIN for e in EPOCHS]
 NAMES += [f"nnUNetTrainerMetaDCSeg{a}" for a in ABLATIONS]
 
@@ -60,6 +60,7 @@ def test_epoch_variants_set_the_epochs_and_nothing_else(name, monkeypatch):
         ("NoDCD", "dcd_strength", 0.0),
         ("MeanTeacher", "teacher", True),
         ("NoGivenOpinion", "given_opinion", False),
+        ("AllGivenLabels", "skip_doubted", False),
         ("HeadInfluence", "influence", "head"),
         ("NetworkInfluence", "influence", "network"),
         ("NoGivenHead", "given_head", 0.0),
