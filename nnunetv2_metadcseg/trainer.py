@@ -196,7 +196,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         features, num_given = self.tap.pop(), batch["num_given"]
         given = slice(0, num_given)
         trust, cases = self._user_trust(batch, given), self.case_numbers(batch)
-        taught = self._taught(cases[given], trust, valid.ndim)
+        taught = self._taught_patches(cases[given], trust, valid.ndim)
         logits = full_resolution(outputs).detach()
         noted, logits, student, opinion, valid = self._look(features, logits, label, valid, num_given, taught)
         features = features.detach()
@@ -225,7 +225,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         """Of the patches' cases, (B,), as `case_index` has them; the host does not wait for the device."""
         return torch.tensor([self.case_index[case] for case in batch["keys"]]).to(self.device, non_blocking=True)
 
-    def _taught(self, cases: Tensor, trust: Tensor | None, dims: int) -> Tensor:
+    def _taught_patches(self, cases: Tensor, trust: Tensor | None, dims: int) -> Tensor:
         """How far given labels are learned as they are: (num_given, 1, *S), or of as many axes (`dims`) of length one.
 
         Args:
@@ -241,7 +241,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
 
         Args:
             features: (B, C, *S), with their gradient. logits: (B, K, *S) of the layer that predicts, without.
-            label: (B, K, *S). valid: (B, 1, *S). taught: weight of given labels (num_given, 1, *S), see `_taught`.
+            label: (B, K, *S). valid: (B, 1, *S). taught: weight of given labels (num_given, 1, *S), see `_taught_patches`.
 
         Returns:
             What `_note` takes; logits in fp32; probabilities of the layer that predicts, and of both together

@@ -226,9 +226,9 @@ class TestSteps:
         first, second = (trainer.case_index[case] for case in trainer.train_loader.given[:2])
         trainer.taught[second] = 0.0
         trust = torch.full((2, 1, 4, 4, 4), 0.25)
-        taught = trainer._taught(torch.tensor([first, second]), trust, 5)
+        taught = trainer._taught_patches(torch.tensor([first, second]), trust, 5)
         assert taught.flatten(1).amin(1).tolist() == taught.flatten(1).amax(1).tolist() == [0.25, 0.0]
-        assert trainer._taught(torch.tensor([first, second]), None, 5).shape == (2, 1, 1, 1, 1)
+        assert trainer._taught_patches(torch.tensor([first, second]), None, 5).shape == (2, 1, 1, 1, 1)
 
     def test_doubted_labels_do_not_teach_the_second_last_layer(self, make, capsys):
         trainer = start(make())
