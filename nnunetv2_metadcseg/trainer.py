@@ -241,7 +241,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
 
         Args:
             features: (B, C, *S), with their gradient. logits: (B, K, *S) of the layer that predicts, without.
-            label: (B, K, *S). valid: (B, 1, *S). taught: weight of given labels (num_given, 1, *S), see `_taught_patches`.
+            label: (B, K, *S). valid: (B, 1, *S). taught: see `_taught_patches`.
 
         Returns:
             What `_note` takes; logits in fp32; probabilities of the layer that predicts, and of both together
