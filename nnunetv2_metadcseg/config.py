@@ -54,7 +54,7 @@ class MetaDCSegConfig:
     given_head: float = 1.0
     given_head_learning_rate: float = 1e-2
     bias_momentum: float = 0.98
-    # It learns no labels of cases that disagree with the second opinion more than trusted ones do (doubt.py).
+    # Where errors cancel out it learns no labels of cases that disagree more than trusted ones do (doubt.py).
     skip_doubted: bool = True
     # Where label errors cancel out, that layer has a say in the pseudo-label (opinion.py).
     given_opinion: bool = True

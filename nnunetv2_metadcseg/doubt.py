@@ -44,11 +44,15 @@ def doubted_cases(history: Tensor, trusted: Tensor) -> Tensor:
     return seen & ~trusted & (measure > known.mean() + margin)
 
 
-def taught_cases(doubted: Tensor, trusted: Tensor) -> Tensor:
-    """Given labels that are learned as they are, (N,) bool: those that are not doubted, or all if too few are left.
+def taught_cases(doubted: Tensor, trusted: Tensor, bias: Tensor | float) -> Tensor:
+    """How far given labels are learned as they are by the second last layer: (N,), 1 unless they are doubted.
+
+    Doubted ones count `bias`, how one-sided the errors are (given_label_head.LabelBias): where all errors go one way,
+    that layer has no say in the second opinion, and must learn them to show it. All count where few are not doubted.
 
     Args:
-        doubted, trusted: (N,) bool.
+        doubted, trusted: (N,) bool. bias: in [0, 1].
     """
     kept = ~(doubted | trusted)
-    return kept if kept.sum() >= LEAST_KEPT * (~trusted).sum() else ~trusted
+    few = kept.sum() < LEAST_KEPT * (~trusted).sum()
+    return torch.where(doubted & ~few, bias, 1.0)

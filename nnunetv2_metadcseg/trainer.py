@@ -381,7 +381,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         self._set_trusted_share()
 
     def _doubt(self) -> None:
-        """Doubted labels teach the second last layer no more, and nothing once they begin to be known by heart."""
+        """Doubted labels teach the second last layer less, and nothing once they begin to be known by heart."""
         watch, agreement = self.weighting.memorisation, self.weighting.agreement
         if self.has_memorised or self.starting or not watch.is_full():
             return
@@ -391,7 +391,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         if self.config.memorised_share > 0 and watch.has_begun():
             self._go_back()
         elif self.config.skip_doubted:
-            self.taught = taught_cases(doubted, agreement.trusted).float()
+            self.taught = taught_cases(doubted, agreement.trusted, self.weighting.bias)
 
     def _go_back(self) -> None:
         """To the average over the last steps, which knows less of the wrong labels, and on without doubted cases."""

@@ -45,16 +45,18 @@ class TestDoubtedCases:
         assert not doubted_cases(torch.ones(3, 2), torch.zeros(3, dtype=torch.bool)).any()
 
 
+@pytest.mark.parametrize("bias", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize(
-    ("doubted", "taught"),
+    ("doubted", "less"),
     [
-        ([0, 0, 0, 0], [1, 1, 1, 1]),
-        ([1, 0, 1, 1], [0, 1, 0, 0]),
-        ([1, 1, 1, 1], [1, 1, 1, 1]),  # none is left: all
-        ([1] * 19 + [0], [1] * 20),  # too few are left: all
-        ([1] * 18 + [0] * 2, [0] * 18 + [1] * 2),
+        ([0, 0, 0, 0], [0, 0, 0, 0]),
+        ([1, 0, 1, 1], [1, 0, 1, 1]),
+        ([1, 1, 1, 1], [0, 0, 0, 0]),  # none is left: all
+        ([1] * 19 + [0], [0] * 20),  # too few are left: all
+        ([1] * 18 + [0] * 2, [1] * 18 + [0] * 2),
     ],
 )
-def test_whose_labels_are_still_learned(doubted, taught):
+def test_whose_labels_are_still_learned(doubted, less, bias):
     trusted = torch.tensor([False] * len(doubted) + [True, True])
-    assert taught_cases(torch.tensor([*doubted, 0, 0]) > 0, trusted).tolist() == [x > 0 for x in taught] + [False] * 2
+    taught = taught_cases(torch.tensor([*doubted, 0, 0]) > 0, trusted, torch.tensor(bias))
+    torch.testing.assert_close(taught, torch.tensor([bias if x else 1.0 for x in [*less, 0, 0]]))
