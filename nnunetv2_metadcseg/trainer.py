@@ -32,8 +32,8 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
 
     What predicts starts on the trusted patches alone, then learns given-label patches whose target is the given label
     where a second opinion agrees and alpha label + beta pseudo-label where it does not. A second last layer learns the
-    given labels as they are, unless their case is doubted, so that their images teach the features throughout; it has a
-    say in the second opinion, as far as label errors cancel out. Once wrong labels begin to be learned by heart, the
+    given labels as they are, so that their images teach the features throughout; as far as label errors cancel out, it
+    learns no doubted cases and has a say in the second opinion. Once wrong labels begin to be learned by heart, the
     trainer goes back to before and leaves out the doubted cases. See docs/method.md.
     """
 
