@@ -56,8 +56,8 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             keep_compiled_graphs()
         self.network_gain = NetworkGain(self.config.influence_momentum, self.collective)
         self._given_loss: Tensor | float = 0.0
-        self.left_out: list[str] | None = None  # cases that are not learned from any more, once some began to be known
         self.doubted: list[str] | None = None  # cases whose labels disagree more than trusted ones do, once asked
+        self.has_memorised = False  # wrong labels began to be known by heart, so doubted cases are left out by now
         self.weighting: LabelWeighting | None = None  # needs the cases: see build_train_loader
         self._weighting_state: dict | None = None  # of a checkpoint, until the cases are numbered
         self.training_step = 0
@@ -135,7 +135,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             self._weighting_state = None
         self.train_loader = loader
         if self.has_memorised:
-            self._leave_out(self.left_out)
+            self._leave_out(self.doubted)
         self._set_trusted_share()
         return loader
 
@@ -166,9 +166,9 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         return step < low or (self.start_dice < self.config.start_dice and step < high)
 
     @property
-    def has_memorised(self) -> bool:
-        """Wrong labels began to be known by heart, so doubted cases are left out by now."""
-        return self.left_out is not None
+    def left_out(self) -> list[str] | None:
+        """Cases that are not learned from any more; None before any label began to be known by heart."""
+        return self.doubted if self.has_memorised else None
 
     @property
     def phase(self) -> str:
@@ -406,7 +406,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
 
     def _leave_out(self, cases: list[str]) -> None:
         """No patches of these cases any more; those in batches that worker processes have made before teach nothing."""
-        self.left_out = cases
+        self.doubted, self.has_memorised = cases, True
         self.train_loader.leave_out(cases)
         self.taught = torch.ones_like(self.taught)
         self.taught[[self.case_index[case] for case in cases]] = 0.0
@@ -490,8 +490,8 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         self.start_dice = state["start_dice"]
         self.trusted_dice_average = state["trusted_dice_average"]
         self._best_ema = self.best_trusted_dice = state["best_trusted_dice"]
-        self.left_out = state.get("left_out")  # checkpoints before 2026-11-28 have none
-        self.doubted = state.get("doubted", self.left_out)
+        left_out = state.get("left_out")  # checkpoints before 2026-11-28 have none
+        self.doubted, self.has_memorised = state.get("doubted", left_out), left_out is not None
         average = state["teacher"] or state.get("silent_teacher")  # checkpoints before 2026-11-27 may have neither
         if self.teacher is not None and average is not None:
             self.teacher.load_state_dict(average)

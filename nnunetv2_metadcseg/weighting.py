@@ -208,8 +208,10 @@ class LabelWeighting:
             known = gain is not None or self.direction.direction is not None
             if not learn or not known or self.config.influence == "none":
                 return evidence.inputs, prior, None
-            own = gain is None
-            gains = self._head_gain(evidence, found.pseudo, patches.label) if own else at_decisions(gain, where)
+            if gain is None:
+                gains = self._head_gain(evidence, found.pseudo, patches.label)
+            else:
+                gains = at_decisions(gain, where)
         return evidence.inputs, prior, self.meta.objective(evidence.inputs, prior, gains)
 
     def _decide(

@@ -230,7 +230,7 @@ class TestSteps:
         assert taught.flatten(1).amin(1).tolist() == taught.flatten(1).amax(1).tolist() == [0.25, 0.0]
         assert trainer._taught_patches(torch.tensor([first, second]), None, 5).shape == (2, 1, 1, 1, 1)
 
-    def test_doubted_labels_do_not_teach_the_second_last_layer(self, make, capsys):
+    def test_doubted_labels_teach_as_far_as_errors_are_one_sided(self, make, capsys):
         trainer = start(make())
         steps(trainer, 2)
         doubted = trainer.train_loader.given[0]
