@@ -18,8 +18,11 @@ class MetaDCSegConfig:
     trusted_fraction: float = 0.5
     least_trusted_fraction: float = 0.25
     # The training starts on trusted patches only: warming up on the given labels teaches their bias. The start lasts
-    # until the Dice on them reaches `start_dice`, but no less and no more than these shares of the training.
+    # until the Dice on them reaches `start_dice`, but no less and no more than these shares of the training, or than it
+    # takes to draw so many patches per case where that is shorter: labels are learned by heart by being seen often,
+    # however long the training.
     start_fractions: tuple[float, float] = (0.05, 0.6)
+    start_visits: tuple[float, float] = (20, 60)
     start_dice: float = 0.8
     # Pseudo-labels come from the two last layers of the student, or (True) of a teacher, an average of the student
     # over time, which costs a forward pass and was never better where measured (docs/lab_notebook.md, g).
@@ -28,9 +31,11 @@ class MetaDCSegConfig:
     teacher_fraction: float = 0.05
     teacher_horizon: tuple[int, int] = (20, 1000)
     # Wrong labels begin to be known by heart (memorisation.py) when the excess disagreement of given labels, averaged
-    # over this share of the training, has fallen below that share of its highest; 0: never looked at. Training then
-    # goes on from that average of the student, without the cases whose labels disagree more than trusted ones do.
+    # over this share of the training or so many patches per case, has fallen below that share of its highest; 0: never
+    # looked at. Training then goes on from that average of the student, without the cases whose labels disagree more
+    # than trusted ones do.
     memorisation_fraction: float = 0.1
+    memorisation_visits: float = 20
     memorised_share: float = 0.85
     # "head" (closed form, almost free), "network" (one more forward pass) or "none" (prior only).
     influence: str = "head"

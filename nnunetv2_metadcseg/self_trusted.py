@@ -30,9 +30,10 @@ FILE_NAME = "self_trusted_cases.json"
 class SelfTrustedConfig(MetaDCSegConfig):
     """Settings of nnUNetTrainerMetaDCSegSelfTrusted: those of MetaDCSeg, and how the trusted cases are chosen."""
 
-    # The choice is made when every case was visited so often on average, but no earlier and no later than these shares
-    # of the training: early enough that no label is learned by heart, late enough that the predictions mean something.
-    early_visits: float = 5.0
+    # The choice is made after this share of the training, but no earlier and no later than when every case was visited
+    # so often on average, and within the second share in any case: early enough that no label is learned by heart, late
+    # enough that the predictions mean something.
+    early_visits: tuple[float, float] = (5.0, 20.0)
     early_fractions: tuple[float, float] = (0.1, 0.3)
     # Visits of that share of the early phase weigh most: predictions of the first steps say nothing.
     score_memory: float = 0.3
@@ -91,9 +92,9 @@ class nnUNetTrainerMetaDCSegSelfTrusted(nnUNetTrainerMetaDCSeg):
 
     def _count_early_steps(self, cases: int) -> int:
         """Steps before the choice, at least one."""
-        wanted = self.config.early_visits * cases / self.configuration_manager.batch_size
-        low, high = (fraction * self.total_steps for fraction in self.config.early_fractions)
-        return max(1, round(min(max(wanted, low), high)))
+        few, many = (visits * cases / self.configuration_manager.batch_size for visits in self.config.early_visits)
+        share, high = (fraction * self.total_steps for fraction in self.config.early_fractions)
+        return max(1, round(min(max(few, share), many, high)))
 
     def _announce(self) -> None:
         visits = self.early_steps * self.configuration_manager.batch_size / len(self.case_index)

@@ -127,7 +127,9 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         self.taught = torch.ones(len(trusted), device=self.device)
         self.weighting = self.weighting_class(
             *(self.config, self.label_manager.has_regions, trusted, self.collective),
-            memorisation_horizon=max(1, round(self.config.memorisation_fraction * self.total_steps)),
+            memorisation_horizon=max(
+                1, round(self._steps(self.config.memorisation_fraction, self.config.memorisation_visits))
+            ),
             fuse=self.fuse,
         )
         if self._weighting_state is not None:
@@ -161,9 +163,13 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
 
         It lasts until the trusted patches are learned well enough for the teacher to have a say, within bounds.
         """
-        low, high = (fraction * self.total_steps for fraction in self.config.start_fractions)
+        low, high = map(self._steps, self.config.start_fractions, self.config.start_visits)
         step = self.training_step - self.start_step
         return step < low or (self.start_dice < self.config.start_dice and step < high)
+
+    def _steps(self, fraction: float, visits: float) -> float:
+        """Steps of this share of the training, or of so many patches per case where they are fewer."""
+        return min(fraction * self.total_steps, visits * len(self.case_index) / self.configuration_manager.batch_size)
 
     @property
     def left_out(self) -> list[str] | None:

@@ -5,6 +5,7 @@ Every arm trains for the same number of steps with the same number of patches pe
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -49,6 +50,11 @@ _BUILT_IN = (
     Arm("no_given_head", "nnUNetTrainerMetaDCSegNoGivenHead"),
     Arm("no_case_weights", "nnUNetTrainerMetaDCSegNoCaseWeights"),
     Arm("all_given_labels", "nnUNetTrainerMetaDCSegAllGivenLabels"),
+    Arm(
+        "late_doubt",
+        "nnUNetTrainerMetaDCSeg",
+        config={"start_visits": (math.inf, math.inf), "memorisation_visits": math.inf},
+    ),
     Arm("no_leaving_out", "nnUNetTrainerMetaDCSegAllGivenLabels", config={"memorised_share": 0.0}),
     Arm("no_context", "nnUNetTrainerMetaDCSegNoContext"),
 )

@@ -310,7 +310,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except subprocess.CalledProcessError as error:
-        print(f"error: noise_tools corrupt failed (exit {error.returncode}); see its message above.", file=sys.stderr)
+        print(
+            f"error: noise_tools corrupt failed (exit {error.returncode}); see its message above. Options for it "
+            f"belong in the cell's corrupt_arguments ({args.config}).",
+            file=sys.stderr,
+        )
         return 2
     return 0
 

@@ -107,7 +107,14 @@ class TestTraining:
         assert trainer.tap.features is None
 
     @pytest.mark.parametrize(
-        ("visits", "fractions", "expected"), [(4, (0, 1), 7), (4, (0, 0.25), 3), (4, (0.9, 1), 11), (0, (0, 0), 1)]
+        ("visits", "fractions", "expected"),
+        [
+            ((4, 9), (0, 1), 7),
+            ((4, 9), (0, 0.25), 3),
+            ((4, 9), (0.9, 1), 11),
+            ((4, 5), (0.9, 1), 9),
+            ((0, 9), (0, 0), 1),
+        ],
     )
     def test_length_of_the_early_phase(self, make, visits, fractions, expected):
         class Length(Early):

@@ -311,6 +311,18 @@ class TestStart:
         trainer = start(make(), Learned, epochs=1, iterations=10)
         assert self.starting(trainer, 4) == [True] * 2 + [False] * 2
 
+    def test_long_trainings_count_visits_of_the_cases(self, make):
+        class Soon(nnUNetTrainerMetaDCSeg):
+            config = replace(nnUNetTrainerMetaDCSeg.config, start_visits=(4, 6), memorisation_visits=8)
+
+        trainer = start(make(batch_size=4), Soon, epochs=10, iterations=100)
+        assert len(trainer.case_index) == 5
+        assert trainer.weighting.memorisation.horizon == 10  # not 10 % of 1000 steps
+        trainer.start_dice = 1.0
+        assert self.starting(trainer, 6) == [True] * 5 + [False]  # not 5 %
+        trainer.start_dice = -1.0
+        assert self.starting(trainer, 4) == [True] * 2 + [False] * 2  # not 60 %
+
     def test_neither_absent_classes_nor_empty_patches_hold_it_up(self, make):
         trainer = start(make())
         heads = trainer.label_manager.num_segmentation_heads
