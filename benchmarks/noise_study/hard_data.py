@@ -1,0 +1,135 @@
+"""Data sets on which even clean labels give a poor Dice: degraded images, and lesions that some cases lack.
+
+``python hard_data.py --data FOLDER --output FOLDER`` reads nuclei and hippocampus in nnU-Net's raw format from --data
+and writes three raw data sets for ``hard.yaml``: both with noise on their images and their labels as they are, and 150
+synthetic images of faint lesions in blotchy tissue, a fifth of them without any.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from scipy.ndimage import gaussian_filter
+
+HERE = Path(__file__).parent
+# source, result, noise by the image's SD (white, smooth), width of the smooth one (voxels), whole numbers
+DEGRADED = (
+    ("Dataset020_Nuclei", "Dataset021_NucleiHard", (1.0, 0.8), 3, True),
+    ("Dataset004_Hippocampus", "Dataset005_HippocampusHard", (1.5, 1.0), 2, False),
+)
+LESIONS, CASES, SIZE = "Dataset022_Lesions", 150, 160
+
+
+def blotches(rng: np.random.Generator, shape: tuple[int, ...], width: float) -> np.ndarray:
+    """Smooth noise of SD one; width: of the Gaussian, voxels."""
+    noise = gaussian_filter(rng.standard_normal(shape), width)
+    return noise / noise.std()
+
+
+def degraded(image: np.ndarray, rng: np.random.Generator, strength: tuple[float, float], width: float) -> np.ndarray:
+    """The image with white and smooth noise, each of `strength` times its SD."""
+    image = image.astype(np.float32)
+    smooth = blotches(rng, image.shape, width)
+    return image + image.std() * (strength[0] * rng.standard_normal(image.shape) + strength[1] * smooth)
+
+
+def whole_numbers(image: np.ndarray) -> np.ndarray:
+    """Stretched to 0..255, uint8."""
+    return ((image - image.min()) / (image.max() - image.min()) * 255).astype(np.uint8)
+
+
+def write(array: np.ndarray, path: Path, like: sitk.Image | None = None) -> None:
+    image = sitk.GetImageFromArray(array)
+    if like is not None:
+        image.CopyInformation(like)
+    sitk.WriteImage(image, str(path))
+
+
+def write_degraded(source: Path, target: Path, strength: tuple[float, float], width: float, whole: bool) -> None:
+    """A raw data set with degraded images; labels and `dataset.json` are those of the source."""
+    shutil.copytree(source / "labelsTr", target / "labelsTr")
+    shutil.copy(source / "dataset.json", target)
+    (target / "imagesTr").mkdir()
+    for number, path in enumerate(sorted((source / "imagesTr").iterdir())):
+        image = sitk.ReadImage(str(path))
+        noisy = degraded(sitk.GetArrayFromImage(image), np.random.default_rng(number), strength, width)
+        write(whole_numbers(noisy) if whole else noisy, target / "imagesTr" / path.name, image)
+
+
+def blob(rng: np.random.Generator) -> np.ndarray:
+    """A wavy ellipse anywhere in the image, half axes of 2.4 to 14 pixels: (SIZE, SIZE) bool."""
+    rows, columns = np.mgrid[:SIZE, :SIZE]
+    y, x = rng.uniform(15, SIZE - 15, 2)
+    long = rng.uniform(4, 14)
+    short, turn = long * rng.uniform(0.6, 1), rng.uniform(0, np.pi)
+    edge = 1 + 0.2 * np.sin(3 * np.arctan2(rows - y, columns - x) + rng.uniform(0, 6))
+    along = (rows - y) * np.cos(turn) + (columns - x) * np.sin(turn)
+    across = -(rows - y) * np.sin(turn) + (columns - x) * np.cos(turn)
+    return (along / long) ** 2 + (across / short) ** 2 < edge**2
+
+
+def lesion_case(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """An image, uint8, and its label, uint8: up to four bright lesions and three dark blobs that are none."""
+    image = blotches(rng, (SIZE, SIZE), 8)
+    image = image + 0.7 * rng.standard_normal((SIZE, SIZE))
+    label = np.zeros((SIZE, SIZE), bool)
+    for _ in range(0 if rng.random() < 0.2 else rng.integers(1, 5)):
+        lesion = blob(rng)
+        label |= lesion
+        image = image + 1.4 * gaussian_filter(lesion.astype(float), 1)
+    for _ in range(rng.integers(0, 4)):
+        image = image - 1.4 * gaussian_filter((blob(rng) & ~label).astype(float), 1)
+    return whole_numbers(image), label.astype(np.uint8)
+
+
+def write_lesions(target: Path, cases: int = CASES) -> None:
+    for folder in ("imagesTr", "labelsTr"):
+        (target / folder).mkdir(parents=True)
+    for number in range(cases):
+        image, label = lesion_case(np.random.default_rng(1000 + number))
+        write(image, target / "imagesTr" / f"lesions_{number:03d}_0000.png")
+        write(label, target / "labelsTr" / f"lesions_{number:03d}.png")
+    description = {
+        "name": "Lesions",
+        "channel_names": {"0": "synthetic"},
+        "labels": {"background": 0, "lesion": 1},
+        "numTraining": cases,
+        "file_ending": ".png",
+    }
+    (target / "dataset.json").write_text(json.dumps(description, indent=2))
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=HERE / "../../../shared/data", help="folder of raw data sets")
+    parser.add_argument("--output", type=Path, default=HERE / "work_hard/data", help="folder for the new ones")
+    args = parser.parse_args(argv)
+    missing = [source for source, *_ in DEGRADED if not (args.data / source).is_dir()]
+    names = [LESIONS, *(target for _, target, *_ in DEGRADED)]
+    present = [name for name in names if (args.output / name).exists()]
+    if missing:
+        print(
+            f"error: {args.data} lacks {', '.join(missing)}; pass the folder that holds them as --data.",
+            file=sys.stderr,
+        )
+        return 2
+    if present:
+        print(
+            f"error: {args.output} already holds {', '.join(present)}; remove it or pass another --output.",
+            file=sys.stderr,
+        )
+        return 2
+    for source, target, *settings in DEGRADED:
+        write_degraded(args.data / source, args.output / target, *settings)
+    write_lesions(args.output / LESIONS)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

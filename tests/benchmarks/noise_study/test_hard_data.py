@@ -1,0 +1,61 @@
+"""Data sets on which even clean labels give a poor Dice."""
+
+from __future__ import annotations
+
+import json
+
+import hard_data
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+
+@pytest.fixture
+def source(tmp_path):
+    """Raw data sets with the names that are expected, one case each."""
+    for name, *_, whole in hard_data.DEGRADED:
+        folder = tmp_path / "data" / name
+        for part in ("imagesTr", "labelsTr"):
+            (folder / part).mkdir(parents=True)
+        ending, shape = (".png", (24, 20)) if whole else (".nii.gz", (8, 12, 10))
+        array = np.zeros(shape, np.uint8)
+        array[2:6, 3:7] = 1
+        label = sitk.GetImageFromArray(array)
+        label.SetSpacing([2.0] * len(shape))
+        sitk.WriteImage(label * 100, str(folder / "imagesTr" / f"case_0000{ending}"))
+        sitk.WriteImage(label, str(folder / "labelsTr" / f"case{ending}"))
+        (folder / "dataset.json").write_text(json.dumps({"name": name}))
+    return tmp_path / "data"
+
+
+def read(path) -> np.ndarray:
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+
+
+def test_images_are_degraded_and_labels_stay(source, tmp_path):
+    out = tmp_path / "out"
+    assert hard_data.main(["--data", str(source), "--output", str(out)]) == 0
+    for name, target, *_ in hard_data.DEGRADED:
+        (image,) = (out / target / "imagesTr").iterdir()
+        (label,) = (out / target / "labelsTr").iterdir()
+        before = read(source / name / "imagesTr" / image.name).astype(float)
+        assert 0.3 < np.corrcoef(before.ravel(), read(image).ravel())[0, 1] < 0.9
+        assert np.array_equal(read(label), read(source / name / "labelsTr" / label.name))
+    spacing = sitk.ReadImage(str(next((out / "Dataset005_HippocampusHard" / "imagesTr").iterdir()))).GetSpacing()
+    assert spacing == (2.0, 2.0, 2.0)
+
+
+def test_lesions_are_bright_and_a_fifth_of_the_cases_has_none():
+    cases = [hard_data.lesion_case(np.random.default_rng(seed)) for seed in range(60)]
+    assert 5 <= sum(not label.any() for _, label in cases) <= 19
+    brighter = [image[label > 0].mean() - image[label == 0].mean() for image, label in cases if label.any()]
+    assert np.mean(brighter) > 10
+
+
+def test_bad_folders_are_named(source, tmp_path, capsys):
+    assert hard_data.main(["--data", str(tmp_path), "--output", str(tmp_path / "out")]) == 2
+    assert "lacks Dataset020_Nuclei, Dataset004_Hippocampus" in capsys.readouterr().err
+    (tmp_path / "out" / hard_data.LESIONS).mkdir(parents=True)
+    assert hard_data.main(["--data", str(source), "--output", str(tmp_path / "out")]) == 2
+    assert "already holds Dataset022_Lesions" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "Dataset021_NucleiHard").exists()
