@@ -214,21 +214,21 @@ class TestCaseWeights:
     def weights(cases: CaseAgreement, bias: float = 1.0) -> list[float]:
         return cases.case_weights(least=0.05, too_large=torch.tensor(bias)).tolist()
 
-    def test_weights_are_the_mean_alpha_where_label_and_teacher_disagree(self):
-        assert self.weights(self.believed(0.8, 0.2)) == pytest.approx([0.8, 0.2, 1.0])
+    def test_weights_are_the_mean_alpha_where_label_and_teacher_disagree_squared(self):
+        assert self.weights(self.believed(0.8, 0.3)) == pytest.approx([0.64, 0.09, 1.0])
 
     def test_all_count_alike_while_nothing_is_known(self):
         assert self.weights(self.believed()) == [1, 1, 1]
 
     def test_unknown_cases_count_like_the_mean_of_the_known(self):
-        assert self.weights(self.believed(0.4)) == pytest.approx([0.4, 0.4, 1.0])
+        assert self.weights(self.believed(0.4)) == pytest.approx([0.16, 0.16, 1.0])
 
     def test_least_weight(self):
         assert self.weights(self.believed(0.0, 1.0)) == pytest.approx([0.05, 1.0, 1.0])
 
     def test_errors_that_cancel_out_are_no_reason_for_doubt(self):
         assert self.weights(self.believed(0.8, 0.2), bias=0.0) == [1, 1, 1]
-        assert self.weights(self.believed(0.8, 0.2), bias=0.5) == pytest.approx([0.9, 0.6, 1.0])
+        assert self.weights(self.believed(0.8, 0.2), bias=0.5) == pytest.approx([0.81, 0.36, 1.0])
 
     def test_patches_add_up_and_momentum_keeps_the_past(self):
         cases = self.believed(momentum=0.75)
