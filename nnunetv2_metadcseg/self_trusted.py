@@ -79,7 +79,6 @@ class nnUNetTrainerMetaDCSegSelfTrusted(nnUNetTrainerMetaDCSeg):
             return []
 
     def build_train_loader(self, dataset, initial_patch_size, transforms) -> nnUNetDataLoader:
-        self.early_steps = self._count_early_steps(len(dataset.identifiers))
         loader = super().build_train_loader(dataset, initial_patch_size, transforms)
         if not self.chosen:
             classes = self.encoder.num_heads - (not self.label_manager.has_regions)
@@ -90,11 +89,11 @@ class nnUNetTrainerMetaDCSegSelfTrusted(nnUNetTrainerMetaDCSeg):
             self._announce()
         return loader
 
-    def _count_early_steps(self, cases: int) -> int:
+    @property
+    def early_steps(self) -> int:
         """Steps before the choice, at least one."""
-        few, many = (visits * cases / self.configuration_manager.batch_size for visits in self.config.early_visits)
-        share, high = (fraction * self.total_steps for fraction in self.config.early_fractions)
-        return max(1, round(min(max(few, share), many, high)))
+        (share, most), (few, many) = self.config.early_fractions, self.config.early_visits
+        return max(1, round(max(self._steps(share, many), self._steps(most, few))))
 
     def _announce(self) -> None:
         visits = self.early_steps * self.configuration_manager.batch_size / len(self.case_index)

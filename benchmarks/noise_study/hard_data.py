@@ -88,10 +88,10 @@ def lesion_case(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return whole_numbers(image), label.astype(np.uint8)
 
 
-def write_lesions(target: Path, cases: int = CASES) -> None:
+def write_lesions(target: Path) -> None:
     for folder in ("imagesTr", "labelsTr"):
         (target / folder).mkdir(parents=True)
-    for number in range(cases):
+    for number in range(CASES):
         image, label = lesion_case(np.random.default_rng(1000 + number))
         write(image, target / "imagesTr" / f"lesions_{number:03d}_0000.png")
         write(label, target / "labelsTr" / f"lesions_{number:03d}.png")
@@ -99,7 +99,7 @@ def write_lesions(target: Path, cases: int = CASES) -> None:
         "name": "Lesions",
         "channel_names": {"0": "synthetic"},
         "labels": {"background": 0, "lesion": 1},
-        "numTraining": cases,
+        "numTraining": CASES,
         "file_ending": ".png",
     }
     (target / "dataset.json").write_text(json.dumps(description, indent=2))
