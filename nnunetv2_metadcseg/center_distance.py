@@ -22,7 +22,7 @@ def normalised_entropy(probabilities: Tensor, regions: bool = False) -> Tensor:
     p = probabilities.clamp(1e-6, 1 - 1e-6)
     if regions:
         return (-(p * p.log() + (1 - p) * (1 - p).log()) / math.log(2)).amax(1, keepdim=True)
-    return -(p * p.log()).sum(1, keepdim=True) / math.log(max(2, p.shape[1]))
+    return -p.log().mul_(p).sum(1, keepdim=True) / math.log(max(2, p.shape[1]))
 
 
 def region_weights(probabilities: Tensor, regions: bool = False) -> Tensor:
@@ -115,11 +115,11 @@ class CenterDistance:
         if self.centers is None:
             raise RuntimeError("The centers are empty; call `update` first.")
         centers = torch.nn.functional.normalize(self.centers, dim=1)
-        cosine = torch.matmul(centers, features) / length(features)
-        distance = (2 - 2 * cosine).clamp_min(0).sqrt()
-        # A center that no voxel has ever defined must attract nobody.
-        distance = torch.where(self.seen[:, None], distance, 2.0)
-        return torch.cat([distance[:, :-2].amin(1, keepdim=True), distance[:, -2:]], 1)
+        product = torch.matmul(centers, features)
+        # A center that no voxel has ever defined must attract nobody. In place: one map per center is enough.
+        product.masked_fill_(~self.seen[:, None], -torch.inf)
+        nearest = torch.cat([product[:, :-2].amax(1, keepdim=True), product[:, -2:]], 1)
+        return (2 - 2 * nearest / length(features)).clamp(0, 4).sqrt()
 
     def gamma(self, features: Tensor, valid: Tensor) -> Tensor:
         """Voxel weights (B, 1, *S) of features (B, C, *S): 1 + lambda q, divided by its mean over valid voxels.

@@ -1,6 +1,8 @@
-"""Running means over an epoch, kept on the device so that no training step waits for them."""
+"""Running means over an epoch, kept on the device so that no training step waits for them, and their line of log."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -29,3 +31,18 @@ def counted(value: Tensor) -> Tensor:
     """(2,): sum and number of a tensor's finite values, to be added up for a mean."""
     known = torch.isfinite(value)
     return torch.stack([torch.where(known, value, 0.0).sum(), known.float().sum()])
+
+
+def describe_epoch(means: dict[str, float], phase: str) -> str:
+    """One line of log; a dash where nothing was measured (the start sees trusted patches only)."""
+
+    def show(name: str) -> str:
+        value = means.get(name, math.nan)
+        return f"{value:.4f}" if math.isfinite(value) else "-"
+
+    return (
+        f"MetaDCSeg: disagreeing voxels {show('disagreeing')}, alpha there {show('alpha')}, beta there {show('beta')}, "
+        f"boundary share {show('boundary')}, Dice on trusted patches {show('trusted_dice')}, "
+        f"one-sidedness of label errors {show('label_bias')}, excess disagreement of given labels {show('excess')}, "
+        f"weight of given-label patches {show('case_weight')} ({phase})"
+    )

@@ -73,18 +73,15 @@ def collect(
     """
     rows = at_voxels(patches.features, where).float()
     # Everything on rows (V, K) of disagreeing voxels, not on whole maps.
-    maps = (patches.student, patches.teacher, patches.label, found.pseudo)
-    student, teacher, label, pseudo = (at_voxels(m, where) for m in maps)
-    columns = [
-        decision_probability(student, label, regions),
-        decision_probability(student, pseudo, regions),
-        decision_probability(teacher, label, regions),
-        decision_probability(teacher, pseudo, regions),
-    ]
+    decisions = [at_voxels(m, where) for m in (patches.label, found.pseudo)]
+    columns, entropies = [], []
+    for probabilities in (patches.student, patches.teacher):
+        of_voxels = at_voxels(probabilities, where)
+        columns += [decision_probability(of_voxels, decision, regions) for decision in decisions]
+        entropies.append(normalised_entropy(of_voxels, regions))
     if regions:
         columns = [column.gather(1, where[1][:, None]) for column in columns]
-    columns += [normalised_entropy(student, regions), normalised_entropy(teacher, regions)]
-    scalars = torch.cat(columns, 1)
+    scalars = torch.cat(columns + entropies, 1)
     distances = centers.distances(rows)
     margin = distances[:, 1:2] - distances[:, :1]
     direction = one_hot(at_decisions(found.direction, where)[:, None], NUM_DIRECTIONS).float()

@@ -86,9 +86,16 @@ def weighted_soft_dice(
     dice = (2 * overlap + smooth) / (predicted + expected + smooth).clamp_min(1e-8)
     if batch_dice:
         return dice.mean()
-    structure = (probabilities.detach() + target) * (weight > 0)
+    structure = structure_under(weight, probabilities.detach(), target) * (weight > 0)
     share = (structure * weight).flatten(1).sum(1) / structure.flatten(1).sum(1).clamp_min(1e-6)
     return (dice.mean(1) * share).sum() / share.sum().clamp_min(1e-6)
+
+
+def structure_under(weight: Tensor, probabilities: Tensor, target: Tensor) -> Tensor:
+    """Predicted and expected structure; summed over heads, which spares a map for each, where they share a weight."""
+    if weight.shape[1] > 1:
+        return probabilities + target
+    return probabilities.sum(1, keepdim=True) + target.sum(1, keepdim=True)
 
 
 def present_soft_dice(probabilities: Tensor, label: Tensor, valid: Tensor, regions: bool = False) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 from batchgenerators.utilities.file_and_folder_operations import join
@@ -14,7 +15,7 @@ from nnunetv2_metadcseg.collective import Collective
 from nnunetv2_metadcseg.config import MetaDCSegConfig
 from nnunetv2_metadcseg.data_loading import ExtraSegChannels
 from nnunetv2_metadcseg.doubt import doubted_cases, taught_cases
-from nnunetv2_metadcseg.epoch_statistics import counted
+from nnunetv2_metadcseg.epoch_statistics import counted, describe_epoch
 from nnunetv2_metadcseg.feature_tap import FeatureTap, last_segmentation_layer, unwrap, without_deep_supervision
 from nnunetv2_metadcseg.given_label_head import GivenLabelHead
 from nnunetv2_metadcseg.losses import present_soft_dice
@@ -89,25 +90,30 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
     def get_tr_and_val_datasets(self):
         """nnU-Net's data sets; the training one carries the user's trust maps where there are any (trust_maps.py)."""
         train, val = super().get_tr_and_val_datasets()
-        if not nnUNet_raw.is_set():
-            return train, val
-        maps = find_trust_maps(
-            join(nnUNet_raw, self.plans_manager.dataset_name),
-            self.dataset_json["file_ending"],
-            self.dataset_class.get_identifiers(self.preprocessed_dataset_folder),
-        )
+        maps = self._find_trust_maps()
         if not maps:
             return train, val
-        if self.is_cascaded:
-            raise ValueError(
-                f"{len(maps)} trust maps were found, but a cascade's second stage cannot carry them; "
-                "train 3d_fullres or 3d_lowres, or move labelsTrust away."
-            )
         self.print_to_log_file(f"{len(maps)} trust maps found; they multiply alpha.")
         folder = join(self.preprocessed_dataset_folder, "trust_maps")
         self.has_trust_maps = True
         prepared = PreprocessedTrustMaps(maps, folder, train, self.plans_manager, self.configuration_manager)
         return ExtraSegChannels(train, prepared), val
+
+    def _find_trust_maps(self) -> dict[str, Path]:
+        """The user's, by case; none without nnUNet_raw."""
+        if not nnUNet_raw.is_set():
+            return {}
+        maps = find_trust_maps(
+            join(nnUNet_raw, self.plans_manager.dataset_name),
+            self.dataset_json["file_ending"],
+            self.dataset_class.get_identifiers(self.preprocessed_dataset_folder),
+        )
+        if maps and self.is_cascaded:
+            raise ValueError(
+                f"{len(maps)} trust maps were found, but a cascade's second stage cannot carry them; "
+                "train 3d_fullres or 3d_lowres, or move labelsTrust away."
+            )
+        return maps
 
     def build_train_loader(self, dataset, initial_patch_size, transforms) -> nnUNetDataLoader:
         """As in the base class; also numbers the cases and makes the weighting for them.
@@ -256,7 +262,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         loss, said = self._given_label_loss(features, label, valid, num_given, taught)
         with torch.no_grad():
             logits, trusted = logits.float().contiguous(), slice(num_given, None)
-            student, opinion, valid, bias = self._second_opinion(features, logits, said, label, valid, trusted)
+            student, opinion, valid, bias = self._second_opinion(logits, said, label, valid, trusted)
             maps = (x[trusted] for x in (student, label, valid))
             dice = present_soft_dice(*maps, self.label_manager.has_regions)
         return (loss, dice, bias), logits, student, opinion, valid
@@ -264,30 +270,32 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
     def _given_label_loss(
         self, features: Tensor, label: Tensor, valid: Tensor, num_given: int, taught: Tensor
     ) -> tuple[Tensor | float, Tensor | None]:
-        """Loss of the second last layer on given-label patches, and its logits there, (num_given, K, *S).
+        """Loss of the second last layer on given-label patches, and its logits on all patches, (B, K, *S).
 
-        Zero and None without such a layer, or without such patches.
+        Zero and None without such a layer.
         """
-        if self.given_head is None or num_given == 0:
+        if self.given_head is None:
             return 0.0, None
         with self.autocast():
             logits = self.given_head(features[:num_given])
-        loss = self.local_loss.single(logits, label[:num_given], valid[:num_given] * taught)
-        return self.config.given_head * loss, logits.detach()
+            with torch.no_grad():
+                rest = self.given_head(features[num_given:])
+        loss = 0.0
+        if num_given > 0:
+            loss = self.config.given_head * self.local_loss.single(
+                logits, label[:num_given], valid[:num_given] * taught
+            )
+        return loss, torch.cat([logits.detach(), rest]).float()
 
     def _second_opinion(
-        self, features: Tensor, logits: Tensor, said: Tensor | None, label: Tensor, valid: Tensor, trusted: slice
+        self, logits: Tensor, said: Tensor | None, label: Tensor, valid: Tensor, trusted: slice
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Probabilities of the layer that predicts, of both layers together, what counts, and one-sidedness.
 
         Args:
-            said: logits of the second last layer, on given-label patches only. trusted: the other patches.
+            logits, said: of the layer that predicts and of the second last one. trusted: the trusted patches.
         """
-        both = [logits]
-        if self.given_head is not None:
-            with self.autocast():
-                rest = self.given_head(features[trusted])
-            both.append((rest if said is None else torch.cat([said, rest])).float())
+        both = [logits] if said is None else [logits, said]
         if self.grad_scaler is not None:
             # Half precision may overflow. The gradient scaler leaves such a step out; running averages would keep it.
             finite = sum(x.sum() for x in both).isfinite()
@@ -520,18 +528,3 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
                 "without --c."
             )
         self.weighting.load_state_dict(state["weighting"])
-
-
-def describe_epoch(means: dict[str, float], phase: str) -> str:
-    """One line of log; a dash where nothing was measured (the start sees trusted patches only)."""
-
-    def show(name: str) -> str:
-        value = means.get(name, math.nan)
-        return f"{value:.4f}" if math.isfinite(value) else "-"
-
-    return (
-        f"MetaDCSeg: disagreeing voxels {show('disagreeing')}, alpha there {show('alpha')}, beta there {show('beta')}, "
-        f"boundary share {show('boundary')}, Dice on trusted patches {show('trusted_dice')}, "
-        f"one-sidedness of label errors {show('label_bias')}, excess disagreement of given labels {show('excess')}, "
-        f"weight of given-label patches {show('case_weight')} ({phase})"
-    )

@@ -217,6 +217,7 @@ class TrustedBatchTrainer(nnUNetTrainer):
         self.optimizer.zero_grad(set_to_none=True)
         outputs = self.forward(data)
         target, weight = self.training_targets(batch, data, outputs, label, valid)
+        del label, valid  # a map for every class
         loss = self.full_loss(outputs, target, weight) + self.further_loss()
         self.optimize(loss)
         return {"loss": loss.detach().cpu().numpy()}

@@ -262,8 +262,8 @@ class LabelWeighting:
 
     def _head_gain(self, evidence: Evidence, pseudo: Tensor, label: Tensor) -> Tensor:
         """<D, p - y> - <D, p - yhat> = <D, yhat - y>: the student's own prediction drops out."""
-        difference = at_voxels(pseudo, evidence.where) - at_voxels(label, evidence.where)
-        gain = self.direction.directional(evidence.features) * difference
+        difference = at_voxels(pseudo, evidence.where).sub_(at_voxels(label, evidence.where))
+        gain = self.direction.directional(evidence.features).mul_(difference)
         if self.regions:
             return gain.gather(1, evidence.where[1][:, None])[:, 0]
         return gain.sum(1)
@@ -276,10 +276,11 @@ class LabelWeighting:
         if trust is not None:
             alpha = alpha * trust
         total = alpha + beta
-        target = (alpha * patches.label + beta * pseudo) / total.clamp_min(1e-6)
         weight = patches.valid * total
         if self.config.dcd_strength > 0:
             weight = weight * self.centers.gamma(patches.features, patches.valid)
+        # In place: a map for every class is large.
+        target = (alpha * patches.label).addcmul_(beta, pseudo).div_(total.clamp_min(1e-6))
         if not self.config.case_weighting:
             return target, weight, None
         counts = self.agreement.case_weights(self.config.least_case_weight, self.label_bias.sides()[0])[patches.cases]
