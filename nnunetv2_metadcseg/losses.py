@@ -87,7 +87,7 @@ def weighted_soft_dice(
     if batch_dice:
         return dice.mean()
     structure = structure_under(weight, probabilities.detach(), target) * (weight > 0)
-    share = (structure * weight).flatten(1).sum(1) / structure.flatten(1).sum(1).clamp_min(1e-6)
+    share = (predicted.detach() + expected).sum(1) / structure.flatten(1).sum(1).clamp_min(1e-6)
     return (dice.mean(1) * share).sum() / share.sum().clamp_min(1e-6)
 
 
