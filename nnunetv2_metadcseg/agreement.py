@@ -6,6 +6,10 @@ teacher's mistake with probability about e / d: the probability that the given l
 counted per direction (the label has foreground where the teacher has none, lacks it, or names another class), so that
 labels that are only too large do not cost belief where they are too small.
 
+A teacher also sees structure where there is none, however little a case has. So mistakes are expected in proportion to
+the structure plus a share of that of an average patch. Without it a few voxels in a case without structure, or with
+little, would be as much evidence against its label as a label that has nothing in common with the image.
+
 Tensors only. B batch, K heads, H decisions per voxel (1 for softmax heads, K for region heads), D directions.
 """
 
@@ -118,6 +122,7 @@ class CaseAgreement:
             teacher's own error on unseen structure where it is not larger than `max_optimism` times the trusted rate.
         max_optimism: the teacher was trained on the trusted cases, so its error there is too small; this bounds by
             how much.
+        base_share: mistakes are expected as if every patch held this share of an average patch's structure more.
         collective: reductions over DDP ranks, which may bring different numbers of patches.
     """
 
@@ -128,13 +133,15 @@ class CaseAgreement:
         momentum: float = 0.7,
         best_share: float = 0.2,
         max_optimism: float = 1.5,
+        base_share: float = 0.25,
         collective: Collective | None = None,
     ) -> None:
         self.collective = collective or Collective()
-        self.trusted = trusted
+        self.trusted, self.base_share = trusted, base_share
         self.momentum, self.best_share, self.max_optimism = momentum, best_share, max_optimism
         self.counts = torch.zeros(num_cases, NUM_DIRECTIONS, device=trusted.device)
-        self.sizes = torch.zeros(num_cases, device=trusted.device)
+        self.sizes = torch.zeros(num_cases, device=trusted.device)  # of the structure, and the base share
+        self.usual = torch.zeros(2, device=trusted.device)  # structure of the last patches, and their number
         self.beliefs = torch.full((num_cases,), -1.0, device=trusted.device)  # -1: not yet known
         # Over all visits: disagreeing voxels, and how many there would be if the label were right.
         self.history = torch.zeros(num_cases, 2, device=trusted.device)
@@ -164,17 +171,20 @@ class CaseAgreement:
         doubt = 1 - torch.where(known, self.beliefs, mean)
         return torch.where(self.trusted, 1.0, (1 - too_large * doubt).square().clamp(least, 1.0))
 
-    def update(self, cases: Tensor, counts: Tensor, sizes: Tensor) -> None:
-        """Fold in patches: cases (B,) int64, counts (B, D), sizes (B,). Patches without structure teach nothing.
+    def update(self, cases: Tensor, counts: Tensor, sizes: Tensor, looked: Tensor) -> None:
+        """Fold in patches: cases (B,) int64, counts (B, D), sizes (B,); looked (B,) bool, False where all is ignored.
 
-        Patches of the same case are added up. Counts are whole numbers, so their order makes no difference and all
-        DDP ranks get the same sums.
+        Patches of the same case are added up. Counts are whole numbers (and halves), so their order makes no
+        difference and all DDP ranks get the same sums.
         """
-        totals = torch.zeros(len(self.sizes), NUM_DIRECTIONS + 1, device=self.sizes.device)
-        totals = self.collective.sum(totals.index_add_(0, cases, torch.cat([counts, sizes[:, None]], 1)))
-        counts, sizes = totals[:, :-1], totals[:, -1]
+        totals = torch.zeros(len(self.sizes), NUM_DIRECTIONS + 2, device=self.sizes.device)
+        patches = torch.cat([counts, sizes[:, None], looked[:, None].to(sizes.dtype)], 1)
+        totals = self.collective.sum(totals.index_add_(0, cases, patches))
+        counts, sizes, patches = totals[:, :-2], totals[:, -2], totals[:, -1]
+        self.usual = 0.999 * self.usual + totals[:, -2:].sum(0)
+        sizes = sizes + patches * self.base_share * self.usual[0] / self.usual[1].clamp_min(1)
         keep = torch.where(self.sizes == 0, 0.0, self.momentum)
-        keep = torch.where((sizes + counts.sum(1)) > 0, keep, 1.0)
+        keep = torch.where(patches > 0, keep, 1.0)
         self.counts = keep[:, None] * self.counts + (1 - keep)[:, None] * counts
         self.sizes = keep * self.sizes + (1 - keep) * sizes
         self.history = self.history + self._beside_expected(counts, sizes)
@@ -185,25 +195,37 @@ class CaseAgreement:
         return torch.where(error.isfinite(), torch.stack([counts.sum(1), sizes * error], 1), 0.0)
 
     def rates(self) -> Tensor:
-        """Disagreeing voxels per structure voxel, (num_cases, D); zero for cases not yet seen."""
+        """Disagreeing voxels per voxel of structure (and base share), (num_cases, D); zero for cases not yet seen."""
         return self.counts / self.sizes.clamp_min(1e-6)[:, None]
 
     def excess(self) -> Tensor:
-        """By how much more given labels disagree with the teacher than trusted ones, a scalar; nan if unknown."""
-        rates, seen = self.rates().sum(1), self.sizes > 0
-        trusted, given = seen & self.trusted, seen & ~self.trusted
-        return (rates * given).sum() / given.sum() - (rates * trusted).sum() / trusted.sum()
+        """By how much given labels disagree with the teacher more than right ones do: (2,), nan where unknown.
+
+        More than trusted ones, and more than those given labels that agree best. As a network becomes better the former
+        falls as well, since what it gets wrong on trusted cases, which it knows, falls less; the latter says little
+        where all given labels are wrong.
+        """
+        trusted, best = self._own_errors()
+        return self._mean(self.rates().sum(1), ~self.trusted) - torch.stack([trusted.sum(), best])
 
     def teacher_error(self) -> Tensor:
         """Expected disagreement of the teacher with right labels of unseen cases, per direction: (D,)."""
-        rates, seen = self.rates(), self.sizes > 0
-        trusted, given = seen & self.trusted, seen & ~self.trusted
-        # Masks instead of selected rows, whose number the host would have to wait for.
-        floor = rates.where(trusted[:, None], 0.0).sum(0) / trusted.sum().clamp_min(1)
-        best = torch.nanquantile(rates.sum(1).where(given, torch.nan), self.best_share)
+        floor, best = self._own_errors()
         total = best.clamp(floor.sum(), self.max_optimism * floor.sum())
-        error = torch.where(given.any(), floor * total / floor.sum().clamp_min(1e-6), floor)
-        return torch.where(trusted.any(), error, torch.inf)
+        error = torch.where(best.isfinite(), floor * total / floor.sum().clamp_min(1e-6), floor)
+        return torch.where(floor.isfinite(), error, torch.inf)
+
+    def _own_errors(self) -> tuple[Tensor, Tensor]:
+        """Rates of trusted cases (D,), and of the given-label cases that agree best, a scalar; nan where unknown."""
+        # Masks instead of selected rows, whose number the host would have to wait for.
+        rates, given = self.rates(), (self.sizes > 0) & ~self.trusted
+        best = torch.nanquantile(rates.sum(1).where(given, torch.nan), self.best_share)
+        return self._mean(rates, self.trusted), best
+
+    def _mean(self, values: Tensor, group: Tensor) -> Tensor:
+        """Over the cases of a group (num_cases,) that were seen; nan if there are none."""
+        group = (self.sizes > 0) & group
+        return (values * group.view(-1, *[1] * (values.ndim - 1))).sum(0) / group.sum()
 
     def label_belief(self, cases: Tensor, sides: Tensor) -> Tensor:
         """Probability that the given label is right where it disagrees with the teacher: (B, D) for cases (B,).
@@ -220,10 +242,12 @@ class CaseAgreement:
         return (1 - (1 - safe) * (1 - belief.clamp_max(1))).clamp(0.02, 0.98)
 
     def state_dict(self) -> dict:
-        return {"counts": self.counts, "sizes": self.sizes, "beliefs": self.beliefs, "history": self.history}
+        names = ("counts", "sizes", "usual", "beliefs", "history")
+        return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict) -> None:
         self.counts, self.sizes = state["counts"].clone(), state["sizes"].clone()
         self.beliefs = state["beliefs"].clone()
+        self.usual = state.get("usual", self.usual).clone()  # checkpoints before 2026-11-29 have none
         recent = self._beside_expected(self.counts, self.sizes)  # checkpoints before 2026-11-28 have no history
         self.history = state.get("history", recent).clone()

@@ -78,3 +78,6 @@ class MetaDCSegConfig:
     case_momentum: float = 0.7
     best_share: float = 0.2
     max_optimism: float = 1.5
+    # The second opinion also errs where there is no structure: mistakes as if every patch held this share of an average
+    # patch's structure more (agreement.py). Without it cases without structure were doubted for a few voxels.
+    base_share: float = 0.25

@@ -66,6 +66,7 @@ class LabelWeighting:
             config.case_momentum,
             config.best_share,
             config.max_optimism,
+            config.base_share,
             self.collective,
         )
         self.centers = CenterDistance(config.center_momentum, config.dcd_temperature, config.dcd_strength)
@@ -116,7 +117,7 @@ class LabelWeighting:
         statistics = {"boundary": self._move_centers(features, patches.student, valid)}
         looked = slice(0, len(patches.teacher))
         found = self.compare(patches.teacher, label[looked], valid[looked])
-        statistics["excess"] = self._count(patches.cases[looked], found)
+        statistics["excess"] = self._count(patches.cases[looked], found, valid[looked])
         if trusted_loss is not None and num_given < len(features):
             trusted = slice(num_given, None)
             self._move_direction(trusted_loss, features[trusted], logits[trusted], label[trusted], valid[trusted])
@@ -132,12 +133,12 @@ class LabelWeighting:
         """Where labels and teacher disagree; teacher, label (B, K, *S), valid (B, 1, *S)."""
         return disagreement(label, teacher, valid, self.regions)
 
-    def _count(self, cases: Tensor, found: Disagreement) -> Tensor:
-        """Gives the excess disagreement, a scalar."""
-        self.agreement.update(cases, found.counts(), found.sizes)
+    def _count(self, cases: Tensor, found: Disagreement, valid: Tensor) -> Tensor:
+        """Gives the disagreement in excess of that of trusted labels, a scalar."""
+        self.agreement.update(cases, found.counts(), found.sizes, valid.flatten(1).any(1))
         excess = self.agreement.excess()
         self.memorisation.update(excess)
-        return excess
+        return excess[0]
 
     def _move_direction(
         self, loss: TrustedLoss, features: Tensor, logits: Tensor, label: Tensor, valid: Tensor
@@ -307,6 +308,6 @@ class LabelWeighting:
         self.direction.direction = state["direction"]
         self.mean_odds = state["mean_odds"]
         self.label_bias.set_counts(state["label_bias"])
-        if "memorisation" in state:  # checkpoints before 2026-11-27 have none
+        if "usual" in state["agreement"]:  # checkpoints before 2026-11-29 have none, or one that watched other rates
             self.memorisation.load_state_dict(state["memorisation"])
         self.meta.load_state_dict(state["meta"])

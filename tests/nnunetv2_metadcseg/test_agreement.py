@@ -77,57 +77,81 @@ class TestDisagreement:
         assert found[:1].sizes.tolist() == [4]
 
 
+def new(trusted: list[bool], **settings) -> CaseAgreement:
+    """Without mistakes where there is no structure, unless set otherwise: the numbers are plainer."""
+    return CaseAgreement(len(trusted), torch.tensor(trusted), **({"base_share": 0.0} | settings))
+
+
+def update(cases: CaseAgreement, numbers, counts, sizes) -> None:
+    """All patches have something that is not ignored."""
+    counts, sizes = (torch.as_tensor(x, dtype=torch.float32) for x in (counts, sizes))
+    cases.update(torch.as_tensor(numbers), counts, sizes, torch.ones(len(sizes), dtype=torch.bool))
+
+
 def agreement(rates: list[list[float]], trusted: list[bool], **settings) -> CaseAgreement:
-    """Every case seen once with these disagreement rates and a structure of 100 voxels."""
-    result = CaseAgreement(len(rates), torch.tensor(trusted), **settings)
-    result.update(torch.arange(len(rates)), 100 * torch.tensor(rates), torch.full((len(rates),), 100.0))
+    """Every case seen once with these disagreement rates (without a base share) and a structure of 100 voxels."""
+    result = new(trusted, **settings)
+    update(result, torch.arange(len(rates)), 100 * torch.tensor(rates), torch.full((len(rates),), 100.0))
     return result
 
 
 class TestCases:
     def test_rates_are_disagreeing_per_structure_voxel(self):
-        cases = CaseAgreement(3, torch.tensor([True, False, False]))
-        cases.update(torch.tensor([1]), torch.tensor([[10.0, 20.0, 0.0]]), torch.tensor([40.0]))
+        cases = new([True, False, False])
+        update(cases, [1], [[10.0, 20.0, 0.0]], [40.0])
         assert cases.rates().tolist() == [[0, 0, 0], [0.25, 0.5, 0], [0, 0, 0]]
 
     def test_momentum_over_visits(self):
-        cases = CaseAgreement(1, torch.tensor([False]), momentum=0.75)
-        cases.update(torch.tensor([0]), torch.tensor([[8.0, 0.0, 0.0]]), torch.tensor([16.0]))
-        cases.update(torch.tensor([0]), torch.tensor([[0.0, 8.0, 0.0]]), torch.tensor([16.0]))
+        cases = new([False], momentum=0.75)
+        update(cases, [0], [[8.0, 0.0, 0.0]], [16.0])
+        update(cases, [0], [[0.0, 8.0, 0.0]], [16.0])
         torch.testing.assert_close(cases.rates()[0], torch.tensor([0.375, 0.125, 0.0]))
 
-    def test_excess_is_what_given_labels_disagree_more_than_trusted_ones(self):
-        cases = agreement([[0.3, 0.2, 0.0], [0.1, 0.1, 0.1], [0.1, 0.0, 0.0]], [False, False, True])
-        assert cases.excess().item() == pytest.approx((0.5 + 0.3) / 2 - 0.1)
-        assert agreement([[0.5, 0, 0], [0.3, 0, 0]], [False, False]).excess().isnan()  # no trusted case
-        unseen = CaseAgreement(2, torch.tensor([True, False]))
-        assert unseen.excess().isnan()
+    def test_excess_is_what_given_labels_disagree_more_than_trusted_ones_and_the_best_of_them(self):
+        rates = [[0.3, 0.2, 0.0], [0.1, 0.1, 0.1], [0.1, 0.0, 0.0]]
+        cases = agreement(rates, [False, False, True], best_share=0.0)
+        assert cases.excess().tolist() == pytest.approx([0.4 - 0.1, 0.4 - 0.3])
+        without = agreement([[0.5, 0, 0], [0.3, 0, 0]], [False, False], best_share=0.0).excess()
+        assert without[0].isnan() and without[1].item() == pytest.approx(0.1)
+        assert new([True, False]).excess().isnan().all()
 
-    def test_patches_without_structure_teach_nothing(self):
-        cases = agreement([[0.5, 0.25, 0]], [False])
-        before = cases.rates().clone()
-        cases.update(torch.tensor([0]), torch.zeros(1, 3), torch.zeros(1))
-        assert torch.equal(cases.rates(), before)
-        untouched = CaseAgreement(1, torch.tensor([False]))
-        untouched.update(torch.tensor([0]), torch.zeros(1, 3), torch.zeros(1))
-        untouched.update(torch.tensor([0]), torch.tensor([[1.0, 0, 0]]), torch.tensor([2.0]))
+    def test_patches_where_all_is_ignored_teach_nothing(self):
+        cases, untouched = agreement([[0.5, 0.25, 0]], [False], base_share=0.25), new([False])
+        before = cases.state_dict()
+        for each in (cases, untouched):
+            each.update(torch.tensor([0]), torch.zeros(1, 3), torch.zeros(1), torch.tensor([False]))
+        for name in ("counts", "sizes", "history"):
+            assert torch.equal(cases.state_dict()[name], before[name])
+        update(untouched, [0], [[1.0, 0, 0]], [2.0])
         assert untouched.rates()[0, 0] == 0.5
 
+    def test_patches_without_structure_count_as_a_share_of_an_average_one(self):
+        cases = new([True, False, False], momentum=0.5, base_share=0.25)
+        update(cases, [0, 1, 2], [[0.0, 10, 0], [0.0, 0, 0], [0.0, 10, 0]], [295.0, 0.0, 5.0])  # 100 on average
+        assert cases.rates()[:, 1].tolist() == pytest.approx([10 / 320, 0, 10 / 30])
+        update(cases, [2], [[0.0, 0, 0]], [0.0])  # agrees this time: 100 patches' share of structure, ten voxels before
+        usual = 0.25 * (0.999 * 300) / (0.999 * 3 + 1)
+        assert cases.rates()[2, 1].item() == pytest.approx(10 / (30 + usual))
+
+    def test_stray_voxels_are_no_evidence_against_labels_without_structure(self):
+        beliefs = []
+        for share in (0.0, 0.25):
+            cases = new([True, False, False], max_optimism=1.0, base_share=share)
+            update(cases, [0, 1, 2], [[50.0, 50, 0], [50.0, 50, 0], [0.0, 20, 0]], [500.0, 500.0, 10.0])
+            beliefs.append(cases.label_belief(torch.tensor([2]), BALANCED)[0, MISSING].item())
+        assert beliefs == pytest.approx([0.1 / 2, 50 / (500 + 84.2) / (20 / (10 + 84.2))], rel=1e-2)
+
     def test_a_case_that_occurs_twice_in_a_batch_counts_both_patches(self):
-        cases = CaseAgreement(2, torch.tensor([False, False]))
-        cases.update(
-            torch.tensor([1, 0, 1]),
-            torch.tensor([[1.0, 0, 0], [2.0, 0, 0], [5.0, 3, 0]]),
-            torch.tensor([10.0, 4.0, 20.0]),
-        )
+        cases = new([False, False])
+        update(cases, [1, 0, 1], [[1.0, 0, 0], [2.0, 0, 0], [5.0, 3, 0]], [10.0, 4.0, 20.0])
         torch.testing.assert_close(cases.rates(), torch.tensor([[0.5, 0, 0], [0.2, 0.1, 0]]))
 
     def test_order_of_the_patches_makes_no_difference(self):
         patches = (torch.tensor([1, 0, 1, 1]), torch.randint(0, 9, (4, 3)).float(), torch.randint(9, 20, (4,)).float())
-        forward, backward = (CaseAgreement(2, torch.tensor([True, False])) for _ in range(2))
+        forward, backward = (new([True, False], base_share=0.25) for _ in range(2))
         for _ in range(3):
-            forward.update(*patches)
-            backward.update(*(t.flip(0) for t in patches))
+            update(forward, *patches)
+            update(backward, *(t.flip(0) for t in patches))
         assert torch.equal(forward.rates(), backward.rates())
 
     def test_belief_is_the_teachers_error_over_the_cases_disagreement(self):
@@ -166,26 +190,25 @@ class TestCases:
         assert belief.max() <= 0.981
 
     def test_only_trusted_cases_seen(self):
-        cases = CaseAgreement(2, torch.tensor([True, False]))
-        cases.update(torch.tensor([0]), torch.tensor([[1.0, 2, 0]]), torch.tensor([10.0]))
+        cases = new([True, False])
+        update(cases, [0], [[1.0, 2, 0]], [10.0])
         torch.testing.assert_close(cases.teacher_error(), torch.tensor([0.1, 0.2, 0.0]))
 
     def test_state_round_trip(self):
-        cases = agreement([[0.1, 0.2, 0], [0.4, 0, 0.1]], [True, False])
-        other = CaseAgreement(2, torch.tensor([True, False]))
+        cases = agreement([[0.1, 0.2, 0], [0.4, 0, 0.1]], [True, False], base_share=0.25)
+        other = new([True, False], base_share=0.25)
         other.load_state_dict(cases.state_dict())
-        update = (torch.tensor([1]), torch.tensor([[3.0, 1, 0]]), torch.tensor([9.0]))
-        cases.update(*update)
-        other.update(*update)
+        for each in (cases, other):
+            update(each, [1], [[3.0, 1, 0]], [9.0])
         assert torch.equal(cases.rates(), other.rates()) and torch.equal(cases.history, other.history)
 
     def test_history_adds_up_what_was_seen_and_what_right_labels_would_have_shown(self):
-        cases = CaseAgreement(2, torch.tensor([True, False]))
+        cases = new([True, False])
         given, trusted = torch.tensor([[30.0, 10, 0]]), torch.tensor([[8.0, 2, 0]])
-        cases.update(torch.tensor([1]), given, torch.tensor([100.0]))
+        update(cases, [1], given, [100.0])
         assert not cases.history.any()  # nothing is expected until a trusted case was seen
         for _ in range(2):
-            cases.update(torch.tensor([0, 1]), torch.cat([trusted, given]), torch.tensor([100.0, 100.0]))
+            update(cases, [0, 1], torch.cat([trusted, given]), [100.0, 100.0])
         expected = 100 * float(cases.teacher_error().sum())
         torch.testing.assert_close(cases.history, torch.tensor([[20.0, 2 * expected], [80.0, 2 * expected]]))
 
@@ -193,7 +216,7 @@ class TestCases:
         cases = agreement([[0.1, 0.2, 0], [0.4, 0, 0.1]], [True, False])
         state = cases.state_dict()
         state.pop("history")
-        other = CaseAgreement(2, torch.tensor([True, False]))
+        other = new([True, False])
         other.load_state_dict(state)
         ratio = other.history[:, 0] / other.history[:, 1]
         torch.testing.assert_close(ratio, cases.rates().sum(1) / cases.teacher_error().sum())
@@ -204,7 +227,7 @@ class TestCaseWeights:
 
     @staticmethod
     def believed(*alphas: float | None, **settings) -> CaseAgreement:
-        result = CaseAgreement(3, torch.tensor([False, False, True]), **settings)
+        result = new([False, False, True], **settings)
         for case, alpha in enumerate(alphas):
             if alpha is not None:
                 result.update_beliefs(torch.tensor([case]), torch.tensor([100 * alpha]), torch.tensor([100]))

@@ -8,10 +8,11 @@ import torch
 from nnunetv2_metadcseg.memorisation import MemorisationWatch
 
 
-def watched(values: list[float], **settings) -> MemorisationWatch:
-    watch = MemorisationWatch(**{"horizon": 4, "share": 0.8} | settings)
-    for value in values:
-        watch.update(torch.tensor(value))
+def watched(values: list[float], others: list[float] | None = None) -> MemorisationWatch:
+    """By two measures, which have the same values unless others are named for the second."""
+    watch = MemorisationWatch(horizon=4, share=0.8)
+    for pair in zip(values, others or values, strict=True):
+        watch.update(torch.tensor(pair))
     return watch
 
 
@@ -23,8 +24,24 @@ def test_begins_when_the_excess_has_fallen():
     watch = watched([0.3] * 10)
     assert not watch.has_begun()
     for _ in range(3):
-        watch.update(torch.tensor(0.1))
+        watch.update(torch.tensor([0.1, 0.1]))
     assert watch.has_begun()
+
+
+FALLING, STEADY, SMALL = [0.3] * 10 + [0.1] * 10, [0.3] * 20, [0.04] * 10 + [0.0] * 10
+
+
+@pytest.mark.parametrize(
+    ("values", "others", "begun"),
+    [
+        (FALLING, STEADY, False),  # the network became better: right labels disagree less, too
+        (STEADY, FALLING, False),
+        (FALLING, SMALL, True),  # the best labels are as wrong as the others: their measure says nothing
+        (SMALL, FALLING, False),  # the labels are right
+    ],
+)
+def test_all_measures_that_say_something_must_have_fallen(values, others, begun):
+    assert watched(values, others).has_begun() == begun
 
 
 @pytest.mark.parametrize(
@@ -35,6 +52,7 @@ def test_begins_when_the_excess_has_fallen():
         [0.04] * 10 + [0.0] * 20,  # nothing wrong with the labels
         [-0.2] * 20,  # labels agree better than trusted ones
         [0.9, 0.3, 0.3, 0.3, 0.3, 0.3],  # less than a horizon is no highest mean
+        [0.9] * 4 + [0.3] * 20,  # nor is the first horizon
         [],
     ],
 )
@@ -45,7 +63,7 @@ def test_does_not_begin(values):
 def test_what_is_not_known_changes_nothing():
     watch = watched([0.3] * 5)
     before = watch.mean.clone()
-    watch.update(torch.tensor(math.nan))
+    watch.update(torch.tensor([math.nan, math.nan]))
     assert torch.equal(watch.mean, before)
 
 
@@ -54,6 +72,6 @@ def test_state_goes_on_where_it_stopped():
     second = watched([])
     second.load_state_dict(first.state_dict())
     for _ in range(3):
-        second.update(torch.tensor(0.2))
+        second.update(torch.tensor([0.2, 0.2]))
     assert torch.equal(second.mean, whole.mean) and torch.equal(second.highest, whole.highest)
     assert first.updates == 6  # the state was copied
