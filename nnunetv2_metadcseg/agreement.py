@@ -25,6 +25,7 @@ from nnunetv2_metadcseg.patches import PerPatch
 
 EXTRA, MISSING, SWAPPED = 0, 1, 2
 NUM_DIRECTIONS = 3
+LEAST_FORGOTTEN = 0.05  # by a patch without structure, of what one of average structure makes a case forget
 
 
 def probabilities_of(logits: Tensor, regions: bool) -> Tensor:
@@ -182,11 +183,15 @@ class CaseAgreement:
         totals = self.collective.sum(totals.index_add_(0, cases, patches))
         counts, sizes, patches = totals[:, :-2], totals[:, -2], totals[:, -1]
         self.usual = 0.999 * self.usual + totals[:, -2:].sum(0)
-        sizes = sizes + patches * self.base_share * self.usual[0] / self.usual[1].clamp_min(1)
-        keep = torch.where(self.sizes == 0, 0.0, self.momentum)
-        keep = torch.where(patches > 0, keep, 1.0)
-        self.counts = keep[:, None] * self.counts + (1 - keep)[:, None] * counts
-        self.sizes = keep * self.sizes + (1 - keep) * sizes
+        usual = (self.usual[0] / self.usual[1].clamp_min(1)).clamp_min(1e-6)
+        # Patches with little structure, such as the background of a large image, make a case forget little.
+        keep = self.momentum ** (sizes / usual).clamp(LEAST_FORGOTTEN, 1)
+        sizes = sizes + patches * self.base_share * usual
+        new = self.sizes == 0
+        keep = torch.where(patches > 0, torch.where(new, 0.0, keep), 1.0)
+        add = torch.where(new, 1.0, 1 - self.momentum)
+        self.counts = keep[:, None] * self.counts + add[:, None] * counts
+        self.sizes = keep * self.sizes + add * sizes
         self.history = self.history + self._beside_expected(counts, sizes)
 
     def _beside_expected(self, counts: Tensor, sizes: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ import torch
 
 from nnunetv2_metadcseg.agreement import (
     EXTRA,
+    LEAST_FORGOTTEN,
     MISSING,
     SWAPPED,
     CaseAgreement,
@@ -129,9 +130,16 @@ class TestCases:
         cases = new([True, False, False], momentum=0.5, base_share=0.25)
         update(cases, [0, 1, 2], [[0.0, 10, 0], [0.0, 0, 0], [0.0, 10, 0]], [295.0, 0.0, 5.0])  # 100 on average
         assert cases.rates()[:, 1].tolist() == pytest.approx([10 / 320, 0, 10 / 30])
-        update(cases, [2], [[0.0, 0, 0]], [0.0])  # agrees this time: 100 patches' share of structure, ten voxels before
-        usual = 0.25 * (0.999 * 300) / (0.999 * 3 + 1)
-        assert cases.rates()[2, 1].item() == pytest.approx(10 / (30 + usual))
+        update(cases, [2], [[0.0, 0, 0]], [0.0])  # this time it agrees
+        usual, keep = (0.999 * 300) / (0.999 * 3 + 1), 0.5**LEAST_FORGOTTEN
+        assert cases.rates()[2, 1].item() == pytest.approx(keep * 10 / (keep * 30 + 0.5 * 0.25 * usual))
+
+    def test_background_of_large_images_hardly_changes_what_is_known_of_a_case(self):
+        cases = agreement([[0.1, 0.1, 0], [0.3, 0.1, 0]], [True, False], base_share=0.25)
+        before = cases.rates().clone()
+        for _ in range(5):
+            update(cases, [0, 1], [[0.0, 0, 0]] * 2, [0.0, 0.0])
+        torch.testing.assert_close(cases.rates(), before, rtol=0.15, atol=0)
 
     def test_stray_voxels_are_no_evidence_against_labels_without_structure(self):
         beliefs = []
