@@ -204,14 +204,15 @@ class CaseAgreement:
         return self.counts / self.sizes.clamp_min(1e-6)[:, None]
 
     def excess(self) -> Tensor:
-        """By how much given labels disagree with the teacher more than right ones do: (2,), nan where unknown.
+        """By how much given labels disagree with the teacher more than trusted ones do: (2,), nan where unknown.
 
-        More than trusted ones, and more than those given labels that agree best. As a network becomes better the former
-        falls as well, since what it gets wrong on trusted cases, which it knows, falls less; the latter says little
-        where all given labels are wrong.
+        As a rate, and as a multiple of the teacher's own mistakes on given labels: of the rate of those that agree best
+        (of half the trusted rate at least: the best may have no structure).
         """
         trusted, best = self._own_errors()
-        return self._mean(self.rates().sum(1), ~self.trusted) - torch.stack([trusted.sum(), best])
+        excess = self._mean(self.rates().sum(1), ~self.trusted) - trusted.sum()
+        own = torch.maximum(best, trusted.sum() / 2).clamp_min(1e-6)
+        return torch.stack([excess, excess / own])
 
     def teacher_error(self) -> Tensor:
         """Expected disagreement of the teacher with right labels of unseen cases, per direction: (D,)."""

@@ -1,9 +1,9 @@
 """When does a network begin to know wrong labels by heart? From then on its agreement with them is no evidence.
 
-Before, given labels disagree with the second opinion on their errors and on its own mistakes, right ones on the
-mistakes alone. The difference, the *excess*, is what is wrong with the given labels, however good the network is at the
-time. It stays while the network generalises and falls when it learns the wrong labels one by one. Right labels are
-those of trusted cases, or the given ones that agree best (agreement.CaseAgreement.excess); neither measure is enough.
+Before, given labels disagree with the second opinion on their errors and on its own mistakes, trusted ones on mistakes
+alone. The difference, the *excess* (agreement.CaseAgreement), stays while the network generalises and falls when it
+learns the wrong labels one by one. It also falls when a network becomes better, since on trusted cases, which it knows,
+there is less to become better at. But then its own mistakes fall by more, so the excess grows as a multiple of them.
 
 Tensors only.
 """
@@ -13,35 +13,30 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+RELATIVE_SHARE = 0.9  # of its highest: below it the multiple has fallen, too
+
 
 class MemorisationWatch:
-    """Follows the excess disagreement of given labels, by several measures M. The first is the one that must be known.
+    """Follows the excess disagreement of given labels.
 
     Args:
         horizon: updates that the running means average over, at least 1. Those of the first horizon are left out: a
             network that has just met these labels makes large mistakes that differ from case to case.
-        share: it has begun when every mean is below this share of its highest.
-        least: excess below which there is nothing to learn by heart, or nothing to be seen of it (share of the
-            structure's size).
-        measures: M. device: of the means.
+        share: it has begun when the mean excess is below this share of its highest (and the multiple has fallen).
+        least: excess below which there is nothing to learn by heart (share of the structure's size).
+        device: of the means.
     """
 
-    def __init__(
-        self,
-        horizon: int,
-        share: float,
-        least: float = 0.05,
-        measures: int = 2,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        self.horizon, self.share, self.least = horizon, share, least
+    def __init__(self, horizon: int, share: float, least: float = 0.05, device: torch.device | str = "cpu") -> None:
+        self.horizon, self.least = horizon, least
+        self.shares = torch.tensor([share, RELATIVE_SHARE], device=device)
         self.updates = torch.zeros((), device=device)
-        self.mean = torch.zeros(measures, device=device)
-        self.highest = torch.zeros(measures, device=device)
+        self.mean = torch.zeros(2, device=device)
+        self.highest = torch.zeros(2, device=device)
 
     @torch.no_grad()
     def update(self, excess: Tensor) -> None:
-        """Fold in the excess of now, (M,); not a number where nothing is known."""
+        """Fold in the excess of now, and as a multiple of the network's own mistakes: (2,); nan where not known."""
         self.updates = self.updates + 1
         begun = self.updates - torch.where(self.updates > self.horizon, self.horizon, 0)  # the mean begins anew
         share = 1 / begun.clamp_max(self.horizon)
@@ -55,9 +50,8 @@ class MemorisationWatch:
 
     def has_begun(self) -> bool:
         """Whether the network has begun to know wrong labels by heart. Waits for the device."""
-        seen = self.highest > self.least
-        fallen = self.mean < self.share * self.highest
-        return bool(seen[0] & (fallen | ~seen).all())
+        fallen = (self.mean < self.shares * self.highest).all()
+        return bool((self.highest[0] > self.least) & fallen)
 
     def state_dict(self) -> dict:
         return {"updates": self.updates, "mean": self.mean, "highest": self.highest}

@@ -108,12 +108,14 @@ class TestCases:
         update(cases, [0], [[0.0, 8.0, 0.0]], [16.0])
         torch.testing.assert_close(cases.rates()[0], torch.tensor([0.375, 0.125, 0.0]))
 
-    def test_excess_is_what_given_labels_disagree_more_than_trusted_ones_and_the_best_of_them(self):
-        rates = [[0.3, 0.2, 0.0], [0.1, 0.1, 0.1], [0.1, 0.0, 0.0]]
-        cases = agreement(rates, [False, False, True], best_share=0.0)
-        assert cases.excess().tolist() == pytest.approx([0.4 - 0.1, 0.4 - 0.3])
-        without = agreement([[0.5, 0, 0], [0.3, 0, 0]], [False, False], best_share=0.0).excess()
-        assert without[0].isnan() and without[1].item() == pytest.approx(0.1)
+    @pytest.mark.parametrize(("trusted", "own"), [(0.1, 0.3), (0.7, 0.35)], ids=["best given labels", "floor"])
+    def test_excess_is_what_given_labels_disagree_more_than_trusted_ones(self, trusted, own):
+        rates = [[0.3, 0.2, 0.0], [0.1, 0.1, 0.1], [trusted, 0.0, 0.0]]
+        excess = agreement(rates, [False, False, True], best_share=0.0).excess()
+        assert excess.tolist() == pytest.approx([0.4 - trusted, (0.4 - trusted) / own])
+
+    def test_excess_is_unknown_without_trusted_cases(self):
+        assert agreement([[0.5, 0, 0], [0.3, 0, 0]], [False, False]).excess().isnan().all()
         assert new([True, False]).excess().isnan().all()
 
     def test_patches_where_all_is_ignored_teach_nothing(self):
