@@ -118,7 +118,7 @@ class CaseAgreement:
     Args:
         num_cases: cases are numbered; the caller keeps the numbering.
         trusted: (num_cases,) bool.
-        momentum: share of a case's old counts kept per visit.
+        momentum: share of a case's old counts kept when a patch of average structure is seen.
         best_share: share of the given-label cases that agree best with the teacher; their rate stands for the
             teacher's own error on unseen structure where it is not larger than `max_optimism` times the trusted rate.
         max_optimism: the teacher was trained on the trusted cases, so its error there is too small; this bounds by

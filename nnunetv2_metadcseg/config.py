@@ -31,9 +31,9 @@ class MetaDCSegConfig:
     teacher_fraction: float = 0.05
     teacher_horizon: tuple[int, int] = (20, 1000)
     # Wrong labels begin to be known by heart (memorisation.py) when the excess disagreement of given labels, averaged
-    # over this share of the training or so many patches per case, has fallen below that share of its highest; 0: never
-    # looked at. Training then goes on from that average of the student, without the cases whose labels disagree more
-    # than trusted ones do.
+    # over this share of the training or so many patches per case, has fallen below that share of its highest, and by
+    # more than the network's own mistakes; 0: never looked at. Training then goes on from that average of the student,
+    # without the cases whose labels disagree more than trusted ones do.
     memorisation_fraction: float = 0.1
     memorisation_visits: float = 20
     memorised_share: float = 0.85
