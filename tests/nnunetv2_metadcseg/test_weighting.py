@@ -314,6 +314,18 @@ class TestState:
         assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
         assert_same(state(weighting), state(other))
 
+    def test_a_checkpoint_with_other_rates_begins_the_watch_anew(self):
+        weighting = new()
+        step(weighting, Batch(0))
+        state = copy.deepcopy(weighting.state_dict())
+        state["agreement"].pop("usual")  # as before 2026-11-29, when the watch followed one number
+        state["memorisation"] |= {"mean": torch.tensor(0.3), "highest": torch.tensor(0.3)}
+        other = new()
+        other.load_state_dict(state)
+        assert other.memorisation.updates == 0 and not other.memorisation.highest.any()
+        step(other, Batch(1))
+        assert other.memorisation.updates == 1 and other.memorisation.mean.isfinite().all()
+
     def test_fresh_state_round_trip(self):
         new().load_state_dict(copy.deepcopy(new().state_dict()))
 
