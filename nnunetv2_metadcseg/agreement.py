@@ -25,6 +25,7 @@ from nnunetv2_metadcseg.patches import PerPatch
 
 EXTRA, MISSING, SWAPPED = 0, 1, 2
 NUM_DIRECTIONS = 3
+USUAL_MOMENTUM = 0.999  # of the structure of an average patch, per step
 LEAST_FORGOTTEN = 0.05  # by a patch without structure, of what one of average structure makes a case forget
 
 
@@ -179,17 +180,15 @@ class CaseAgreement:
         difference and all DDP ranks get the same sums.
         """
         totals = torch.zeros(len(self.sizes), NUM_DIRECTIONS + 2, device=self.sizes.device)
-        patches = torch.cat([counts, sizes[:, None], looked[:, None].to(sizes.dtype)], 1)
-        totals = self.collective.sum(totals.index_add_(0, cases, patches))
+        seen = torch.cat([counts, sizes[:, None], looked[:, None].to(sizes.dtype)], 1)
+        totals = self.collective.sum(totals.index_add_(0, cases, seen))
         counts, sizes, patches = totals[:, :-2], totals[:, -2], totals[:, -1]
-        self.usual = 0.999 * self.usual + totals[:, -2:].sum(0)
+        self.usual = USUAL_MOMENTUM * self.usual + totals[:, -2:].sum(0)
         usual = (self.usual[0] / self.usual[1].clamp_min(1)).clamp_min(1e-6)
         # Patches with little structure, such as the background of a large image, make a case forget little.
-        keep = self.momentum ** (sizes / usual).clamp(LEAST_FORGOTTEN, 1)
+        keep = torch.where(patches > 0, self.momentum ** (sizes / usual).clamp(LEAST_FORGOTTEN, 1), 1.0)
         sizes = sizes + patches * self.base_share * usual
-        new = self.sizes == 0
-        keep = torch.where(patches > 0, torch.where(new, 0.0, keep), 1.0)
-        add = torch.where(new, 1.0, 1 - self.momentum)
+        add = torch.where(self.sizes == 0, 1.0, 1 - self.momentum)  # nothing is known yet of a new case
         self.counts = keep[:, None] * self.counts + add[:, None] * counts
         self.sizes = keep * self.sizes + add * sizes
         self.history = self.history + self._beside_expected(counts, sizes)

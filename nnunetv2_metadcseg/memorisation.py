@@ -38,8 +38,8 @@ class MemorisationWatch:
     def update(self, excess: Tensor) -> None:
         """Fold in the excess of now, and as a multiple of the network's own mistakes: (2,); nan where not known."""
         self.updates = self.updates + 1
-        begun = self.updates - torch.where(self.updates > self.horizon, self.horizon, 0)  # the mean begins anew
-        share = 1 / begun.clamp_max(self.horizon)
+        # In the first horizon the mean is just the last value, and forgets it with the next.
+        share = 1 / (self.updates - self.horizon).clamp(1, self.horizon)
         self.mean = torch.where(excess.isfinite(), self.mean + share * (excess - self.mean), self.mean)
         known = self.updates >= 2 * self.horizon  # before, the mean is that of too few
         self.highest = torch.where(known, torch.maximum(self.highest, self.mean), self.highest)
