@@ -63,6 +63,9 @@ class MetaDCSegConfig:
     skip_doubted: bool = True
     # Where label errors cancel out, that layer has a say in the pseudo-label (opinion.py).
     given_opinion: bool = True
+    # After the last step what predicts is that second opinion: the last layer becomes a mixture of both, as far as
+    # label errors cancel out (opinion.py).
+    predict_opinion: bool = True
     # DCD: momentum, temperature and strength; strength 0 turns it off.
     center_momentum: float = 0.9
     dcd_temperature: float = 0.1

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nnunetv2_metadcseg.agreement import disagreement, probabilities_of
 from nnunetv2_metadcseg.config import MetaDCSegConfig
-from nnunetv2_metadcseg.feature_tap import unwrap, with_features
+from nnunetv2_metadcseg.feature_tap import last_segmentation_layer, unwrap, with_features
 from nnunetv2_metadcseg.given_label_head import LabelBias
 from nnunetv2_metadcseg.opinion import OpinionNetwork
 from nnunetv2_metadcseg.patches import Patches
@@ -67,7 +67,7 @@ class LearnedWeights(TrainerRecord):
     """The trainer's weights alpha for whole cases.
 
     Args:
-        predictor: nnUNetPredictor with the fold's network (student weights are `list_of_parameters[0]`).
+        predictor: nnUNetPredictor with the fold's network (what predicts is `list_of_parameters[0]`).
         ours, trusted, device: as in the base class.
     """
 
@@ -80,6 +80,8 @@ class LearnedWeights(TrainerRecord):
         )
         student = deepcopy(unwrap(predictor.network))
         student.load_state_dict(predictor.list_of_parameters[0])
+        if ours["state"].get("own_layer") is not None:  # what predicts is the second opinion already
+            last_segmentation_layer(student).load_state_dict(ours["state"]["own_layer"])
         opinion = opinion_of(student, ours, self.regions)
         self.network = AlphaNetwork(student, opinion, self.weighting, self.regions).to(device).eval()
 

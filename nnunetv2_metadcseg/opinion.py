@@ -2,7 +2,8 @@
 
 The layer that predicts is kept free of the errors of the given labels, but it learns what is right from few cases. The
 layer of the given labels (given_label_head.py) has learned from all of them: where their errors cancel out it knows
-more, where they are one-sided it is wrong as they are. So their opinions are mixed by how one-sided the errors are.
+more, where they are one-sided it is wrong as they are. So their opinions are mixed by how one-sided the errors are:
+while training their probabilities, and after it their weights, for both are linear in the same features.
 
 Tensors only. B batch, K heads, `*S` space.
 """
@@ -25,6 +26,21 @@ def mixed_opinion(predicting: Tensor, given: Tensor | None, bias: Tensor | float
         bias: one-sidedness of the label errors, in [0, 1] (given_label_head.LabelBias).
     """
     return predicting if given is None else torch.lerp(given, predicting, bias)
+
+
+@torch.no_grad()
+def mix_layers(predicting: nn.Module, given: nn.Linear, bias: Tensor | float) -> None:
+    """Turn the layer that predicts into the mixture of both: of their logits, which is one layer again.
+
+    Args:
+        predicting: 1x1 convolution, or transposed convolution whose voxels of a block have the same features
+            (feature_tap.last_segmentation_layer). given: the layer of the given labels.
+        bias: one-sidedness of the label errors, in [0, 1]; 1 leaves the layer as it is.
+    """
+    theirs = given.weight.T if isinstance(predicting, nn.ConvTranspose3d) else given.weight
+    theirs = theirs.view(*theirs.shape, *[1] * (predicting.weight.ndim - 2))
+    predicting.weight.copy_(torch.lerp(theirs.expand_as(predicting.weight), predicting.weight, bias))
+    predicting.bias.copy_(torch.lerp(given.bias, predicting.bias, bias))
 
 
 class OpinionNetwork(nn.Module):

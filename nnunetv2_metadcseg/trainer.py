@@ -20,7 +20,7 @@ from nnunetv2_metadcseg.feature_tap import FeatureTap, last_segmentation_layer, 
 from nnunetv2_metadcseg.given_label_head import GivenLabelHead
 from nnunetv2_metadcseg.losses import present_soft_dice
 from nnunetv2_metadcseg.network_gain import NetworkGain, keep_compiled_graphs
-from nnunetv2_metadcseg.opinion import OpinionNetwork, mixed_opinion
+from nnunetv2_metadcseg.opinion import OpinionNetwork, mix_layers, mixed_opinion
 from nnunetv2_metadcseg.patches import Patches
 from nnunetv2_metadcseg.teacher import MeanTeacher
 from nnunetv2_metadcseg.trust_maps import PreprocessedTrustMaps, find_trust_maps, to_trust
@@ -34,8 +34,9 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
     What predicts starts on the trusted patches alone, then learns given-label patches whose target is the given label
     where a second opinion agrees and alpha label + beta pseudo-label where it does not. A second last layer learns the
     given labels as they are, so that their images teach the features throughout; as far as label errors cancel out, it
-    learns no doubted cases and has a say in the second opinion. Once wrong labels begin to be learned by heart, the
-    trainer goes back to before and leaves out the doubted cases. See docs/method.md.
+    learns no doubted cases and has a say in the second opinion, which is what predicts after the last step. Once wrong
+    labels begin to be learned by heart, the trainer goes back to before and leaves out the doubted cases. See
+    docs/method.md.
     """
 
     config = MetaDCSegConfig()
@@ -57,6 +58,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             keep_compiled_graphs()
         self.network_gain = NetworkGain(self.config.influence_momentum, self.collective)
         self._given_loss: Tensor | float = 0.0
+        self.own_layer: dict | None = None  # the layer that predicts, once it has become the second opinion
         self.doubted: list[str] | None = None  # cases whose labels disagree more than trusted ones do, once asked
         self.has_memorised = False  # wrong labels began to be known by heart, so doubted cases are left out by now
         self.weighting: LabelWeighting | None = None  # needs the cases: see build_train_loader
@@ -390,6 +392,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
+        self._predict_alone()
         self.weighting.statistics.reset()
         self._doubt()
         self._set_trusted_share()
@@ -425,6 +428,24 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         self.taught = torch.ones_like(self.taught)
         self.taught[[self.case_index[case] for case in cases]] = 0.0
 
+    def _predict_opinion(self) -> None:
+        """Make the layer that predicts the mixture of the two last layers that the second opinion is; only once."""
+        speaks = self.config.predict_opinion and self.config.given_opinion and self.given_head is not None
+        if self.own_layer is not None or not speaks:
+            return
+        layer, bias = last_segmentation_layer(self.network), self.weighting.bias
+        self.own_layer = {name: value.clone() for name, value in layer.state_dict().items()}
+        mix_layers(layer, self.given_head.layer, bias)
+        self.print_to_log_file(
+            f"What predicts from now on has a share of {1 - float(bias):.2f} of what was learned of the given labels."
+        )
+
+    def _predict_alone(self) -> None:
+        """A finished training is continued: as if it had not been finished."""
+        if self.own_layer is not None:
+            last_segmentation_layer(self.network).load_state_dict(self.own_layer)
+            self.own_layer = None
+
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         super().on_train_epoch_end(train_outputs)
         means = self.weighting.statistics.means()
@@ -436,7 +457,8 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
                 logger.log(f"metadcseg/{name}", value, self.current_epoch)
 
     def on_train_end(self) -> None:
-        """As in the base class; names the doubted cases."""
+        """As in the base class; names the doubted cases, and from then on the second opinion predicts."""
+        self._predict_opinion()
         if self.doubted is not None:
             self.print_to_log_file(
                 f"{len(self.doubted)} labels disagree with the second opinion more than trusted ones do: "
@@ -493,6 +515,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             "doubted": self.doubted,
             "left_out": self.left_out,
             "network_gain": self.network_gain.direction,
+            "own_layer": self.own_layer,
             "given_head": None if self.given_head is None else self.given_head.state_dict(),
             "cases": list(self.case_index),
             "trusted": self.train_loader.trusted,
@@ -510,6 +533,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         if self.teacher is not None and average is not None:
             self.teacher.load_state_dict(average)
         self.network_gain.direction = state["network_gain"]
+        self.own_layer = state.get("own_layer")  # checkpoints before 2026-11-29 have none
         if self.given_head is not None:
             self.given_head.load_state_dict(state["given_head"])
         self._weighting_state = {name: state.get(name) for name in ("cases", "trusted", "weighting")}

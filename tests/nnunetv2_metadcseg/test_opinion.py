@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
 
-from nnunetv2_metadcseg.feature_tap import with_features
-from nnunetv2_metadcseg.opinion import OpinionNetwork, mixed_opinion
+from nnunetv2_metadcseg.feature_tap import at_full_resolution, with_features
+from nnunetv2_metadcseg.given_label_head import per_voxel
+from nnunetv2_metadcseg.opinion import OpinionNetwork, mix_layers, mixed_opinion
 from tests.nnunetv2_metadcseg.networks import small_unet
 
 
@@ -24,6 +27,20 @@ def test_bias_decides_whose_opinion_counts():
     assert torch.equal(mixed_opinion(predicting, given, torch.tensor(0.0)), given)
     torch.testing.assert_close(mixed_opinion(predicting, given, 0.25), torch.tensor([[0.45, 0.55]]))
     assert mixed_opinion(predicting, None, 0.25) is predicting
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.Conv2d(4, 3, 1), nn.Conv3d(4, 3, 1), nn.ConvTranspose3d(4, 3, 2, 2)], ids=["2d", "3d", "Primus"]
+)
+@pytest.mark.parametrize("bias", [0.0, 0.25, torch.tensor(1.0)])
+def test_mixed_layers_say_the_mean_of_both_logits(layer, bias):
+    layer, given = deepcopy(layer), nn.Linear(4, 3)
+    features = torch.randn(2, 4, *[4] * (layer.weight.ndim - 2))
+    said = per_voxel(given, at_full_resolution(layer, features))
+    expected = bias * layer(features) + (1 - bias) * said
+    mix_layers(layer, given, bias)
+    torch.testing.assert_close(layer(features), expected)
+    assert layer.weight.requires_grad
 
 
 @pytest.mark.parametrize("regions", [False, True])

@@ -16,6 +16,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch._dynamo import OptimizedModule
 
 from nnunetv2_metadcseg.collective import Collective
+from nnunetv2_metadcseg.feature_tap import last_segmentation_layer
 from nnunetv2_metadcseg.losses import present_soft_dice
 from nnunetv2_metadcseg.memorisation import MemorisationWatch
 from nnunetv2_metadcseg.trainer import nnUNetTrainerMetaDCSeg
@@ -590,6 +591,44 @@ class TestResume:
         set_random_state(state)
         assert torch.equal(drawn[0], torch.rand(3))
         assert (drawn[1] == np.random.rand(3)).all()
+
+
+class TestEnd:
+    """What predicts after the last step is the second opinion."""
+
+    def test_the_last_layer_becomes_the_mixture(self, make, capsys):
+        trainer = start(make())
+        steps(trainer, 3)
+        trainer.weighting.label_bias.sides = lambda: torch.tensor([0.25, 0.0])
+        layer, given = last_segmentation_layer(trainer.network), trainer.given_head.layer
+        own = layer.weight.detach().clone()
+        trainer.on_train_end()
+        torch.testing.assert_close(layer.weight.flatten(1), 0.25 * own.flatten(1) + 0.75 * given.weight)
+        assert "has a share of 0.75 of what was learned of the given labels" in capsys.readouterr().out
+        checkpoint = torch.load(f"{trainer.output_folder}/checkpoint_final.pth", weights_only=False)
+        assert torch.equal(checkpoint["metadcseg"]["state"]["own_layer"]["weight"], own)
+
+    def test_a_training_that_goes_on_does_so_with_the_layer_that_it_had(self, make):
+        dataset = make()
+        trainer = start(dataset)
+        steps(trainer, 3)
+        own = last_segmentation_layer(trainer.network).weight.detach().clone()
+        trainer.on_train_end()
+        again = dataset.trainer(ShortStart, continue_training=True)
+        again.load_checkpoint(f"{trainer.output_folder}/checkpoint_final.pth")
+        again.on_train_start()
+        assert not torch.equal(last_segmentation_layer(again.network).weight, own)
+        again.on_train_epoch_start()
+        assert torch.equal(last_segmentation_layer(again.network).weight, own) and again.own_layer is None
+
+    @pytest.mark.parametrize("field, value", [("predict_opinion", False), ("given_opinion", False), ("given_head", 0)])
+    def test_it_stays_as_it_is_without_a_second_opinion(self, make, monkeypatch, field, value):
+        monkeypatch.setattr(ShortStart, "config", replace(ShortStart.config, **{field: value}))
+        trainer = start(make())
+        steps(trainer, 2)
+        before = last_segmentation_layer(trainer.network).weight.detach().clone()
+        trainer.on_train_end()
+        assert torch.equal(last_segmentation_layer(trainer.network).weight, before) and trainer.own_layer is None
 
 
 class TestCheckpoint:
