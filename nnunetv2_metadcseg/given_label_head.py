@@ -2,7 +2,8 @@
 
 All images teach the shared features then, also those whose labels are not believed, while the last layer that predicts
 is kept free of their errors. What the second layer says of trusted patches shows how one-sided those errors are. It
-costs one 1x1 layer in training and is no part of the network that predicts.
+costs one 1x1 layer in training. The network that predicts afterwards is nnU-Net's: as far as errors cancel out, this
+layer becomes part of its last one (opinion.py).
 
 Tensors only. B batch, C features, K heads, `*S` space.
 """

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import torch
 
 from nnunetv2_metadcseg.config import MetaDCSegConfig
-from nnunetv2_metadcseg.label_audit_alpha import TrainerRecord
+from nnunetv2_metadcseg.feature_tap import last_segmentation_layer
+from nnunetv2_metadcseg.label_audit_alpha import LearnedWeights, TrainerRecord
 from nnunetv2_metadcseg.weighting import LabelWeighting
+from tests.nnunetv2_metadcseg.networks import small_unet
 
 
 def test_the_record_is_the_disagreement_of_all_visits_by_that_of_right_labels():
@@ -20,3 +23,18 @@ def test_the_record_is_the_disagreement_of_all_visits_by_that_of_right_labels():
     record = TrainerRecord({"state": state, "config": asdict(config)}, ["c"], False, torch.device("cpu"))
     assert record.record("a") == 3
     assert record.record("never seen") is None and record.record("of another fold") is None
+
+
+def test_alpha_is_made_with_the_layer_that_predicted_in_training():
+    config, network = MetaDCSegConfig(), small_unet(2, 2)
+    labels = SimpleNamespace(num_segmentation_heads=2, has_regions=False, ignore_label=None)
+    predictor = SimpleNamespace(label_manager=labels, network=network, list_of_parameters=[network.state_dict()])
+    own = {name: torch.full_like(value, 0.5) for name, value in last_segmentation_layer(network).state_dict().items()}
+    weighting = LabelWeighting(config, False, torch.tensor([True])).state_dict()
+    state = {"cases": ["a"], "weighting": weighting, "given_head": None, "teacher": None}
+    for layer in (own, None):
+        ours = {"state": state | {"own_layer": layer}, "config": asdict(config)}
+        weights = LearnedWeights(predictor, ours, ["a"], torch.device("cpu"))
+        expected = layer or last_segmentation_layer(network).state_dict()
+        assert torch.equal(last_segmentation_layer(weights.network.student).weight, expected["weight"])
+    assert not torch.equal(last_segmentation_layer(network).weight, own["weight"])  # what predicts stays
