@@ -1,8 +1,9 @@
-"""Data sets on which even clean labels give a poor Dice: degraded images, and lesions that some cases lack.
+"""Data sets on which even clean labels give a poor Dice: degraded images, thin rims, lesions that some cases lack.
 
 ``python hard_data.py --data FOLDER --output FOLDER`` reads nuclei and hippocampus in nnU-Net's raw format from --data
-and writes three raw data sets for ``hard.yaml``: both with noise on their images and their labels as they are, and 150
-synthetic images of faint lesions in blotchy tissue, a fifth of them without any.
+and writes four raw data sets for ``hard.yaml``: both with noise on their images and their labels as they are; the
+nuclei as they are, labelled as inside and rim; and 150 synthetic images of faint lesions in blotchy tissue, a fifth of
+them without any.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import binary_erosion, gaussian_filter
 
 HERE = Path(__file__).parent
+NUCLEI, RIMS, RIM_WIDTH = "Dataset020_Nuclei", "Dataset023_NucleiRim", 3
 # source, result, noise by the image's SD (white, smooth), width of the smooth one (voxels), whole numbers
 DEGRADED = (
-    ("Dataset020_Nuclei", "Dataset021_NucleiHard", (1.0, 0.8), 3, True),
+    (NUCLEI, "Dataset021_NucleiHard", (1.0, 0.8), 3, True),
     ("Dataset004_Hippocampus", "Dataset005_HippocampusHard", (1.5, 1.0), 2, False),
 )
 LESIONS, CASES, SIZE = "Dataset022_Lesions", 150, 160
@@ -60,6 +62,24 @@ def write_degraded(source: Path, target: Path, strength: tuple[float, float], wi
         image = sitk.ReadImage(str(path))
         noisy = degraded(sitk.GetArrayFromImage(image), np.random.default_rng(number), strength, width)
         write(whole_numbers(noisy) if whole else noisy, target / "imagesTr" / path.name, image)
+
+
+def with_rim(label: np.ndarray) -> np.ndarray:
+    """A label of structures, not zero, as 1 inside and 2 in a rim of RIM_WIDTH pixels: (H, W) uint8."""
+    structure = label > 0
+    inside = binary_erosion(structure, iterations=RIM_WIDTH, border_value=1)
+    return np.where(inside, 1, 2 * structure).astype(np.uint8)
+
+
+def write_rims(source: Path, target: Path) -> None:
+    shutil.copytree(source / "imagesTr", target / "imagesTr")
+    (target / "labelsTr").mkdir()
+    for path in sorted((source / "labelsTr").iterdir()):
+        image = sitk.ReadImage(str(path))
+        write(with_rim(sitk.GetArrayFromImage(image)), target / "labelsTr" / path.name, image)
+    description = json.loads((source / "dataset.json").read_text())
+    description["labels"] = {"background": 0, "inside": 1, "rim": 2}
+    (target / "dataset.json").write_text(json.dumps(description, indent=2))
 
 
 def blob(rng: np.random.Generator) -> np.ndarray:
@@ -111,7 +131,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=HERE / "work_hard/data", help="folder for the new ones")
     args = parser.parse_args(argv)
     missing = [source for source, *_ in DEGRADED if not (args.data / source).is_dir()]
-    names = [LESIONS, *(target for _, target, *_ in DEGRADED)]
+    names = [LESIONS, RIMS, *(target for _, target, *_ in DEGRADED)]
     present = [name for name in names if (args.output / name).exists()]
     if missing:
         print(
@@ -127,6 +147,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     for source, target, *settings in DEGRADED:
         write_degraded(args.data / source, args.output / target, *settings)
+    write_rims(args.data / NUCLEI, args.output / RIMS)
     write_lesions(args.output / LESIONS)
     return 0
 

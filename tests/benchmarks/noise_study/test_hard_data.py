@@ -45,6 +45,20 @@ def test_images_are_degraded_and_labels_stay(source, tmp_path):
     assert spacing == (2.0, 2.0, 2.0)
 
 
+def test_rims_are_the_border_of_what_is_labelled(source, tmp_path):
+    label = np.zeros((20, 20), np.uint8)
+    label[2:14, 3:20] = 255  # touches the image's edge, which is no border of the structure
+    rim = hard_data.with_rim(label)
+    assert set(np.unique(rim)) == {0, 1, 2} and np.array_equal(rim > 0, label > 0)
+    assert (rim[5:11, 6:] == 1).all() and (rim[2:5, 3:] == 2).all()
+    assert hard_data.main(["--data", str(source), "--output", str(tmp_path / "out")]) == 0
+    folder = tmp_path / "out" / hard_data.RIMS
+    (image,), (written,) = ((folder / part).iterdir() for part in ("imagesTr", "labelsTr"))
+    assert np.array_equal(read(image), read(source / hard_data.NUCLEI / "imagesTr" / image.name))
+    assert np.array_equal(read(written) > 0, read(source / hard_data.NUCLEI / "labelsTr" / written.name) > 0)
+    assert json.loads((folder / "dataset.json").read_text())["labels"] == {"background": 0, "inside": 1, "rim": 2}
+
+
 def test_lesions_are_bright_and_a_fifth_of_the_cases_has_none():
     cases = [hard_data.lesion_case(np.random.default_rng(seed)) for seed in range(60)]
     assert 5 <= sum(not label.any() for _, label in cases) <= 19
