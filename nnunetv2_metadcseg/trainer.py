@@ -428,6 +428,28 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         self.taught = torch.ones_like(self.taught)
         self.taught[[self.case_index[case] for case in cases]] = 0.0
 
+    def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
+        super().on_train_epoch_end(train_outputs)
+        means = self.weighting.statistics.means()
+        self.epoch_trusted_dice = means.get("trusted_dice", math.nan)
+        self.print_to_log_file(describe_epoch(means, self.phase))
+        # nnU-Net's local logger knows fixed keys only; the others (Weights & Biases) take ours.
+        for logger in self.logger.loggers:
+            for name, value in means.items():
+                logger.log(f"metadcseg/{name}", value, self.current_epoch)
+
+    # ---- the end ------------------------------------------------------------------------------------------------
+
+    def on_train_end(self) -> None:
+        """As in the base class; names the doubted cases, and from then on the second opinion predicts."""
+        self._predict_opinion()
+        if self.doubted is not None:
+            self.print_to_log_file(
+                f"{len(self.doubted)} labels disagree with the second opinion more than trusted ones do: "
+                f"{', '.join(self.doubted) or 'none'}. `metadcseg audit` ranks all cases and shows where."
+            )
+        super().on_train_end()
+
     def _predict_opinion(self) -> None:
         """Make the layer that predicts the mixture of the two last layers that the second opinion is; only once."""
         speaks = self.config.predict_opinion and self.config.given_opinion and self.given_head is not None
@@ -445,26 +467,6 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         if self.own_layer is not None:
             last_segmentation_layer(self.network).load_state_dict(self.own_layer)
             self.own_layer = None
-
-    def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
-        super().on_train_epoch_end(train_outputs)
-        means = self.weighting.statistics.means()
-        self.epoch_trusted_dice = means.get("trusted_dice", math.nan)
-        self.print_to_log_file(describe_epoch(means, self.phase))
-        # nnU-Net's local logger knows fixed keys only; the others (Weights & Biases) take ours.
-        for logger in self.logger.loggers:
-            for name, value in means.items():
-                logger.log(f"metadcseg/{name}", value, self.current_epoch)
-
-    def on_train_end(self) -> None:
-        """As in the base class; names the doubted cases, and from then on the second opinion predicts."""
-        self._predict_opinion()
-        if self.doubted is not None:
-            self.print_to_log_file(
-                f"{len(self.doubted)} labels disagree with the second opinion more than trusted ones do: "
-                f"{', '.join(self.doubted) or 'none'}. `metadcseg audit` ranks all cases and shows where."
-            )
-        super().on_train_end()
 
     # ---- checkpoints --------------------------------------------------------------------------------------------
 
