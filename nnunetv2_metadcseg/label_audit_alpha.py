@@ -80,8 +80,9 @@ class LearnedWeights(TrainerRecord):
         )
         student = deepcopy(unwrap(predictor.network))
         student.load_state_dict(predictor.list_of_parameters[0])
-        if ours["state"].get("own_layer") is not None:  # what predicts is the second opinion already
-            last_segmentation_layer(student).load_state_dict(ours["state"]["own_layer"])
+        own_layer = ours["state"].get("own_layer")
+        if own_layer is not None:  # what predicts is the second opinion already
+            last_segmentation_layer(student).load_state_dict(own_layer)
         opinion = opinion_of(student, ours, self.regions)
         self.network = AlphaNetwork(student, opinion, self.weighting, self.regions).to(device).eval()
 

@@ -39,8 +39,8 @@ def mix_layers(predicting: nn.Module, given: nn.Linear, bias: Tensor | float) ->
     """
     theirs = given.weight.T if isinstance(predicting, nn.ConvTranspose3d) else given.weight
     theirs = theirs.view(*theirs.shape, *[1] * (predicting.weight.ndim - 2))
-    predicting.weight.copy_(torch.lerp(theirs.expand_as(predicting.weight), predicting.weight, bias))
-    predicting.bias.copy_(torch.lerp(given.bias, predicting.bias, bias))
+    predicting.weight.lerp_(theirs, 1 - bias)
+    predicting.bias.lerp_(given.bias, 1 - bias)
 
 
 class OpinionNetwork(nn.Module):

@@ -392,7 +392,6 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
-        self._predict_alone()
         self.weighting.statistics.reset()
         self._doubt()
         self._set_trusted_share()
@@ -440,6 +439,13 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
 
     # ---- the end ------------------------------------------------------------------------------------------------
 
+    def on_train_start(self) -> None:
+        """As in the base class; a finished training goes on as if it had not been finished."""
+        super().on_train_start()
+        if self.own_layer is not None:
+            last_segmentation_layer(self.network).load_state_dict(self.own_layer)
+            self.own_layer = None
+
     def on_train_end(self) -> None:
         """As in the base class; names the doubted cases, and from then on the second opinion predicts."""
         self._predict_opinion()
@@ -451,9 +457,8 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         super().on_train_end()
 
     def _predict_opinion(self) -> None:
-        """Make the layer that predicts the mixture of the two last layers that the second opinion is; only once."""
-        speaks = self.config.predict_opinion and self.config.given_opinion and self.given_head is not None
-        if self.own_layer is not None or not speaks:
+        """Make the layer that predicts the mixture of the two last layers that the second opinion is."""
+        if self.given_head is None or not (self.config.given_opinion and self.config.predict_opinion):
             return
         layer, bias = last_segmentation_layer(self.network), self.weighting.bias
         self.own_layer = {name: value.clone() for name, value in layer.state_dict().items()}
@@ -461,12 +466,6 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         self.print_to_log_file(
             f"What predicts from now on has a share of {1 - float(bias):.2f} of what was learned of the given labels."
         )
-
-    def _predict_alone(self) -> None:
-        """A finished training is continued: as if it had not been finished."""
-        if self.own_layer is not None:
-            last_segmentation_layer(self.network).load_state_dict(self.own_layer)
-            self.own_layer = None
 
     # ---- checkpoints --------------------------------------------------------------------------------------------
 

@@ -616,9 +616,8 @@ class TestEnd:
         trainer.on_train_end()
         again = dataset.trainer(ShortStart, continue_training=True)
         again.load_checkpoint(f"{trainer.output_folder}/checkpoint_final.pth")
-        again.on_train_start()
         assert not torch.equal(last_segmentation_layer(again.network).weight, own)
-        again.on_train_epoch_start()
+        again.on_train_start()
         assert torch.equal(last_segmentation_layer(again.network).weight, own) and again.own_layer is None
 
     @pytest.mark.parametrize("field, value", [("predict_opinion", False), ("given_opinion", False), ("given_head", 0)])
