@@ -154,7 +154,7 @@ def opinion_of(student: nn.Module, ours: dict, regions: bool) -> OpinionNetwork:
         opinion = OpinionNetwork(deepcopy(student), given, regions)
         opinion.load_state_dict(state["teacher"]["weights"])
     bias = LabelBias()
-    bias.counts = state["weighting"]["label_bias"]
+    bias.set_counts(state["weighting"]["label_bias"])
     opinion.bias = float(bias())
     return opinion
 

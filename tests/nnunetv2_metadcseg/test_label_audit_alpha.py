@@ -9,7 +9,8 @@ import torch
 
 from nnunetv2_metadcseg.config import MetaDCSegConfig
 from nnunetv2_metadcseg.feature_tap import last_segmentation_layer
-from nnunetv2_metadcseg.label_audit_alpha import LearnedWeights, TrainerRecord
+from nnunetv2_metadcseg.given_label_head import GivenLabelHead
+from nnunetv2_metadcseg.label_audit_alpha import LearnedWeights, TrainerRecord, opinion_of
 from nnunetv2_metadcseg.weighting import LabelWeighting
 from tests.nnunetv2_metadcseg.networks import small_unet
 
@@ -38,3 +39,14 @@ def test_alpha_is_made_with_the_layer_that_predicted_in_training():
         expected = layer or last_segmentation_layer(network).state_dict()
         assert torch.equal(last_segmentation_layer(weights.network.student).weight, expected["weight"])
     assert not torch.equal(last_segmentation_layer(network).weight, own["weight"])  # what predicts stays
+
+
+def test_the_second_opinion_is_mixed_as_in_training():
+    config, network = MetaDCSegConfig(), small_unet(2, 2)
+    weighting = LabelWeighting(config, False, torch.tensor([True]))
+    weighting.label_bias.set_counts(torch.tensor([[3.0, 1.0, 10.0]]))
+    given = GivenLabelHead(last_segmentation_layer(network).in_channels, 2).state_dict()
+    state = {"weighting": weighting.state_dict(), "given_head": given, "teacher": None}
+    opinion = opinion_of(network, {"state": state, "config": asdict(config)}, False)
+    assert 0 < opinion.bias < 1 and opinion.bias == float(weighting.bias)
+    assert torch.equal(opinion.given.weight, given["layer"]["weight"])
