@@ -108,12 +108,13 @@ class LabelBias:
         Only voxels that the predicting layer gets right count: what both layers get wrong is the network's own error.
 
         Args:
-            said, predicted, label: (B, K, *S) zeros and ones, decisions of the two layers and the right label,
-                zero where ignored, without background. B may be zero.
+            said: (B, K, *S) probabilities of the given-label head. predicted, label: (B, K, *S) zeros and ones, the
+                decision of the layer that predicts and the right label. All are zero where ignored and without
+                background; B may be zero.
         """
         right = predicted == label
-        errors = ((said > label) & right, (said < label) & right, label)
-        counts = self.collective.sum(torch.stack([e.transpose(0, 1).flatten(1).sum(1).float() for e in errors], 1))
+        errors = ((said - label).clamp_min(0) * right, (label - said).clamp_min(0) * right, label)
+        counts = self.collective.sum(torch.stack([e.transpose(0, 1).flatten(1).sum(1) for e in errors], 1))
         old = torch.zeros_like(counts) if self.counts is None else self.counts
         self.set_counts(self.momentum * old + (1 - self.momentum) * counts)
 

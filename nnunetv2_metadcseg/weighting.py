@@ -155,8 +155,8 @@ class LabelWeighting:
             said, predicted: probabilities of that layer and of the one that predicts, label: (B, K, *S).
             valid: (B, 1, *S). B may be zero; every DDP rank must call it.
         """
-        decisions = (hard_labels(said, self.regions), hard_labels(predicted, self.regions), label)
-        self.label_bias.update(*(foreground(decision, valid, self.regions) for decision in decisions))
+        maps = (said, hard_labels(predicted, self.regions), label)
+        self.label_bias.update(*(foreground(m, valid, self.regions) for m in maps))
 
     # ---- what it is used for ------------------------------------------------------------------------------------
 

@@ -156,6 +156,12 @@ class TestBias:
         bias.update(decision, predicted, label)
         assert bias.sides().tolist() == pytest.approx([believed(6), 0.0])
 
+    def test_doubt_counts_by_its_probability(self):
+        bias, (said, label) = LabelBias(), maps(missing=4)
+        said[:, :, 0, :4] = 0.75  # its decision is right
+        update(bias, said, label)
+        assert bias.counts[0].tolist() == pytest.approx([0, 0.02 * 4 * 0.25, 0.02 * SIZE])
+
     def test_unknown_counts_as_one_sided(self):
         assert LabelBias()() == 1.0
         assert LabelBias().sides().tolist() == [1.0, 1.0]
