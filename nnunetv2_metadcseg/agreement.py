@@ -156,22 +156,14 @@ class CaseAgreement:
         keep = torch.where(self.beliefs < 0, 0.0, self.momentum)
         self.beliefs = torch.where(totals[:, 1] > 0, keep * self.beliefs + (1 - keep) * mean, self.beliefs)
 
-    def case_weights(self, least: float, too_large: Tensor) -> Tensor:
-        """How much the labelled structure of given-label patches counts: (num_cases,); 1 for trusted cases.
+    def case_beliefs(self) -> Tensor:
+        """Mean alpha of every case where its label and the teacher disagree: (num_cases,); 1 for trusted cases.
 
-        (1 - too_large (1 - belief))^2, belief being the mean alpha of the case: errors that cancel out do no harm, so
-        doubt counts in proportion to how one-sided they are. Of labels that are all too large much of the structure is
-        wrong and pulls predictions along; their background is right. Of labels that are all too small the structure is
-        right, and so is nearly all of the much larger background. Squared, since what is believed pulls as well: at a
-        faint edge such a label confirms in full what is predicted inside, and denies in part what is predicted outside.
-
-        Args:
-            least: smallest weight. too_large: scalar in [0, 1], the first of given_label_head.LabelBias.sides.
+        Of cases not yet known the mean of the others; 1 while nothing is known.
         """
         known = (self.beliefs >= 0) & ~self.trusted
         mean = torch.where(known.any(), (self.beliefs * known).sum() / known.sum().clamp_min(1), 1.0)
-        doubt = 1 - torch.where(known, self.beliefs, mean)
-        return torch.where(self.trusted, 1.0, (1 - too_large * doubt).square().clamp(least, 1.0))
+        return torch.where(self.trusted, 1.0, torch.where(known, self.beliefs, mean))
 
     def update(self, cases: Tensor, counts: Tensor, sizes: Tensor, looked: Tensor) -> None:
         """Fold in patches: cases (B,) int64, counts (B, D), sizes (B,); looked (B,) bool, False where all is ignored.

@@ -74,8 +74,12 @@ class MetaDCSegConfig:
     agreement_prior: bool = True
     # How far the teacher's own log odds of the given label at a voxel move the prior; 0: all voxels of a case alike.
     voxel_prior: float = 1.0
-    # Weigh the structure in given labels by the belief in their case where labels are all too large
-    # (agreement.CaseAgreement.case_weights), but no less than this.
+    # Where labels are all too large, how deep inside a label a voxel lies moves the prior too (label_depth.py). Looked
+    # at where they are so to this degree at least.
+    label_depth: bool = True
+    least_too_large: float = 0.05
+    # Weigh the structure in given labels by the belief in it where labels are all too large (weighting.py), but no less
+    # than this.
     case_weighting: bool = True
     least_case_weight: float = 0.05
     case_momentum: float = 0.7

@@ -44,5 +44,5 @@ def describe_epoch(means: dict[str, float], phase: str) -> str:
         f"MetaDCSeg: disagreeing voxels {show('disagreeing')}, alpha there {show('alpha')}, beta there {show('beta')}, "
         f"boundary share {show('boundary')}, Dice on trusted patches {show('trusted_dice')}, "
         f"one-sidedness of label errors {show('label_bias')}, excess disagreement of given labels {show('excess')}, "
-        f"weight of given-label patches {show('case_weight')} ({phase})"
+        f"weight of structure in given labels {show('case_weight')} ({phase})"
     )

@@ -393,6 +393,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
         self.weighting.statistics.reset()
+        self.weighting.note_one_sidedness()
         self._doubt()
         self._set_trusted_share()
 

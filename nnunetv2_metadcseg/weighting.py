@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from nnunetv2_metadcseg.agreement import (
+    EXTRA,
     NUM_DIRECTIONS,
     CaseAgreement,
     Disagreement,
@@ -31,6 +32,7 @@ from nnunetv2_metadcseg.evidence import (
 from nnunetv2_metadcseg.fusion import Fuse, unfused
 from nnunetv2_metadcseg.given_label_head import LabelBias
 from nnunetv2_metadcseg.influence import HeadInfluence, logit_gradient
+from nnunetv2_metadcseg.label_depth import LabelDepth, depths
 from nnunetv2_metadcseg.memorisation import MemorisationWatch
 from nnunetv2_metadcseg.meta_weights import MetaWeights
 from nnunetv2_metadcseg.patches import Patches
@@ -81,6 +83,8 @@ class LabelWeighting:
         )
         self.mean_odds: Tensor | None = None  # of the given label by the teacher, where they disagree
         self.label_bias = LabelBias(config.bias_momentum, trusted.device, self.collective)
+        self.label_depth = LabelDepth(config.bias_momentum, trusted.device, self.collective)
+        self.looks_at_depth = config.label_depth
         self.memorisation = MemorisationWatch(memorisation_horizon, config.memorised_share, device=trusted.device)
         self.statistics = EpochStatistics()
         self._observe, self._gather, self._decide = map(fuse, (self._observe, self._gather, self._decide))
@@ -157,6 +161,18 @@ class LabelWeighting:
         """
         maps = (said, hard_labels(predicted, self.regions), label)
         self.label_bias.update(*(foreground(m, valid, self.regions) for m in maps))
+        if self.looks_at_depth:
+            said, predicted, label = map(self._structure, (hard_labels(said, self.regions), *maps[1:]))
+            self.label_depth.update(said, label, (predicted == label) & (valid > 0))
+
+    def _structure(self, label: Tensor) -> Tensor:
+        """Where a label (B, K, *S) has structure, of each region: (B, H, *S) bool."""
+        return label > 0.5 if self.regions else label[:, :1] < 0.5
+
+    def note_one_sidedness(self) -> None:
+        """Look at depths from now on, or not: they only count where labels are too large. Waits for the device."""
+        too_large = float(self.label_bias.sides()[0])
+        self.looks_at_depth = self.config.label_depth and too_large >= self.config.least_too_large
 
     # ---- what it is used for ------------------------------------------------------------------------------------
 
@@ -205,7 +221,7 @@ class LabelWeighting:
         with torch.no_grad():
             rates = self.agreement.rates()[patches.cases] if self.config.context else None
             evidence = collect(patches, found, where, self.centers, rates, self.regions)
-            prior = self._prior(evidence, found.direction, patches.cases)
+            prior = self._prior(evidence, found.direction, patches)
             known = gain is not None or self.direction.direction is not None
             if not learn or not known or self.config.influence == "none":
                 return evidence.inputs, prior, None
@@ -244,12 +260,17 @@ class LabelWeighting:
         alpha[where] = belief
         return alpha, {"disagreeing": share, "alpha": belief.mean(), "beta": 1 - belief.mean()}
 
-    def _prior(self, evidence: Evidence, direction: Tensor, cases: Tensor) -> Tensor:
+    def _prior(self, evidence: Evidence, direction: Tensor, patches: Patches) -> Tensor:
         if not self.config.agreement_prior:
             return torch.zeros(len(evidence.features), device=direction.device)
-        belief = self.agreement.label_belief(cases, self.label_bias.sides())
-        belief = belief[evidence.where[0], at_decisions(direction, evidence.where)]
-        return torch.logit(belief) + self.config.voxel_prior * (1 - self.bias) * self._odds(evidence)
+        where, sides = evidence.where, self.label_bias.sides()
+        direction = at_decisions(direction, where)
+        belief = self.agreement.label_belief(patches.cases, sides)[where[0], direction]
+        prior = torch.logit(belief) + self.config.voxel_prior * (1 - self.bias) * self._odds(evidence)
+        if not self.looks_at_depth:
+            return prior
+        depth = at_decisions(depths(self._structure(patches.label)), where)
+        return prior + torch.where(direction == EXTRA, sides[0] * self.label_depth.log_ratio()[depth], 0.0)
 
     def _odds(self, evidence: Evidence) -> Tensor:
         """The teacher's log odds of the given label against its own decision, less their running mean: (V,)."""
@@ -272,8 +293,9 @@ class LabelWeighting:
     def _mix(
         self, patches: Patches, alpha: Tensor, pseudo: Tensor, trust: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Target, weight, and the mean weight of the cases where they are weighed."""
+        """Target, weight, and the mean weight of labelled structure where it is weighed."""
         beta = 1 - alpha
+        count = self._structure_weight(alpha, patches.cases) if self.config.case_weighting else None
         if trust is not None:
             alpha = alpha * trust
         total = alpha + beta
@@ -282,12 +304,24 @@ class LabelWeighting:
             weight = weight * self.centers.gamma(patches.features, patches.valid)
         # In place: a map for every class is large.
         target = (alpha * patches.label).addcmul_(beta, pseudo).div_(total.clamp_min(1e-6))
-        if not self.config.case_weighting:
+        if count is None:
             return target, weight, None
-        counts = self.agreement.case_weights(self.config.least_case_weight, self.label_bias.sides()[0])[patches.cases]
-        structure = patches.label if self.regions else 1 - patches.label[:, :1]
-        weight = weight * torch.where(structure > 0.5, counts.view(-1, *[1] * (weight.ndim - 1)), 1.0)
-        return target, weight, counts.mean()
+        structure = self._structure(patches.label)
+        return target, weight * torch.where(structure, count, 1.0), (count * structure).sum() / structure.sum()
+
+    def _structure_weight(self, alpha: Tensor, cases: Tensor) -> Tensor:
+        """How much structure in given labels counts: (B, H, *S), of alpha (B, H, *S) and the patches' cases (B,).
+
+        (1 - too_large (1 - belief))^2, belief being alpha where label and teacher disagree and the mean alpha of the
+        case elsewhere. Errors that cancel out do no harm, so doubt counts in proportion to how one-sided they are. Of
+        labels that are all too large much of the structure is wrong and pulls predictions along; their background is
+        right. Of labels that are all too small the structure is right, and so is nearly all of the much larger
+        background. Squared, since what is believed pulls as well: at a faint edge a label that is too large confirms in
+        full what is predicted inside, and denies in part what is predicted outside.
+        """
+        of_case = self.agreement.case_beliefs()[cases].view(-1, *[1] * (alpha.ndim - 1))
+        doubt = self.label_bias.sides()[0] * (1 - torch.where(alpha < 1, alpha, of_case))
+        return (1 - doubt).square().clamp_min(self.config.least_case_weight)
 
     # ---- state --------------------------------------------------------------------------------------------------
 
@@ -298,6 +332,7 @@ class LabelWeighting:
             "direction": self.direction.direction,
             "mean_odds": self.mean_odds,
             "label_bias": self.label_bias.counts,
+            "label_depth": self.label_depth.counts,
             "memorisation": self.memorisation.state_dict(),
             "meta": self.meta.state_dict(),
         }
@@ -308,6 +343,8 @@ class LabelWeighting:
         self.direction.direction = state["direction"]
         self.mean_odds = state["mean_odds"]
         self.label_bias.set_counts(state["label_bias"])
+        self.label_depth.counts = state.get("label_depth", self.label_depth.counts).clone()  # none before 2026-11-29 k
+        self.note_one_sidedness()
         if "usual" in state["agreement"]:  # checkpoints before 2026-11-29 have none, or one that watched other rates
             self.memorisation.load_state_dict(state["memorisation"])
         self.meta.load_state_dict(state["meta"])

@@ -232,7 +232,7 @@ class TestCases:
         torch.testing.assert_close(ratio, cases.rates().sum(1) / cases.teacher_error().sum())
 
 
-class TestCaseWeights:
+class TestCaseBeliefs:
     """Cases 0 and 1 have doubtful labels, case 2 is trusted."""
 
     @staticmethod
@@ -243,25 +243,14 @@ class TestCaseWeights:
                 result.update_beliefs(torch.tensor([case]), torch.tensor([100 * alpha]), torch.tensor([100]))
         return result
 
-    @staticmethod
-    def weights(cases: CaseAgreement, bias: float = 1.0) -> list[float]:
-        return cases.case_weights(least=0.05, too_large=torch.tensor(bias)).tolist()
+    def test_beliefs_are_the_mean_alpha_where_label_and_teacher_disagree(self):
+        assert self.believed(0.8, 0.3).case_beliefs().tolist() == pytest.approx([0.8, 0.3, 1.0])
 
-    def test_weights_are_the_mean_alpha_where_label_and_teacher_disagree_squared(self):
-        assert self.weights(self.believed(0.8, 0.3)) == pytest.approx([0.64, 0.09, 1.0])
+    def test_all_are_believed_while_nothing_is_known(self):
+        assert self.believed().case_beliefs().tolist() == [1, 1, 1]
 
-    def test_all_count_alike_while_nothing_is_known(self):
-        assert self.weights(self.believed()) == [1, 1, 1]
-
-    def test_unknown_cases_count_like_the_mean_of_the_known(self):
-        assert self.weights(self.believed(0.4)) == pytest.approx([0.16, 0.16, 1.0])
-
-    def test_least_weight(self):
-        assert self.weights(self.believed(0.0, 1.0)) == pytest.approx([0.05, 1.0, 1.0])
-
-    def test_errors_that_cancel_out_are_no_reason_for_doubt(self):
-        assert self.weights(self.believed(0.8, 0.2), bias=0.0) == [1, 1, 1]
-        assert self.weights(self.believed(0.8, 0.2), bias=0.5) == pytest.approx([0.81, 0.36, 1.0])
+    def test_unknown_cases_are_believed_like_the_mean_of_the_known(self):
+        assert self.believed(0.4).case_beliefs().tolist() == pytest.approx([0.4, 0.4, 1.0])
 
     def test_patches_add_up_and_momentum_keeps_the_past(self):
         cases = self.believed(momentum=0.75)
@@ -279,4 +268,4 @@ class TestCaseWeights:
     def test_state_round_trip(self):
         cases, other = self.believed(0.4, 0.9), self.believed()
         other.load_state_dict(cases.state_dict())
-        assert self.weights(cases) == self.weights(other)
+        assert torch.equal(cases.case_beliefs(), other.case_beliefs())

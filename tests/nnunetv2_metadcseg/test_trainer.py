@@ -510,7 +510,7 @@ def everything(trainer) -> dict[str, torch.Tensor]:
         parts |= {f"teacher.{k}": v for k, v in trainer.teacher.module.state_dict().items()}
     parts |= {f"meta.{k}": v for k, v in weighting.meta.network.state_dict().items()}
     parts |= {f"given.{k}": v for k, v in trainer.given_head.layer.state_dict().items()}
-    parts |= {"bias": weighting.label_bias.counts, "odds": weighting.mean_odds}
+    parts |= {"bias": weighting.label_bias.counts, "depth": weighting.label_depth.counts, "odds": weighting.mean_odds}
     parts |= {"centers": weighting.centers.centers, "rates": weighting.agreement.rates()}
     if weighting.direction.direction is not None:
         parts["direction"] = weighting.direction.direction

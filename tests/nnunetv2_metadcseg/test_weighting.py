@@ -7,8 +7,9 @@ from functools import partial
 import pytest
 import torch
 
-from nnunetv2_metadcseg.agreement import Disagreement, disagreement, hard_labels
+from nnunetv2_metadcseg.agreement import EXTRA, Disagreement, disagreement, hard_labels
 from nnunetv2_metadcseg.config import MetaDCSegConfig
+from nnunetv2_metadcseg.label_depth import DEPTHS, depths
 from nnunetv2_metadcseg.losses import WeightedDiceCELoss
 from nnunetv2_metadcseg.patches import Patches
 from nnunetv2_metadcseg.weighting import LabelWeighting
@@ -55,6 +56,16 @@ class Batch:
             mine = getattr(self, name)
             setattr(result, name, torch.where(self.valid > 0, mine, getattr(other, name)))
         return result
+
+
+def disagreeing(batch: Batch) -> Disagreement:
+    """Of the given-label patches."""
+    return disagreement(batch.label[:2], batch.teacher[:2], batch.valid[:2], batch.regions)
+
+
+def structure(batch: Batch) -> torch.Tensor:
+    """Of the given labels, per decision."""
+    return batch.label[:2] > 0.5 if batch.regions else batch.label[:2, :1] < 0.5
 
 
 def new(regions: bool = False, **settings) -> LabelWeighting:
@@ -199,12 +210,44 @@ class TestSettings:
     @pytest.mark.parametrize("regions", [False, True])
     def test_labels_that_are_too_large_lose_weight_where_they_have_structure(self, regions):
         weighting, batch = new(regions, dcd_strength=0.0), Batch(0, regions)
-        _, _, weight = step(weighting, batch)
-        belief = weighting.agreement.case_weights(0.05, torch.tensor(1.0))[batch.cases[:2]]
-        assert (belief < 1).all()
-        structure = batch.label[:2] if regions else 1 - batch.label[:2, :1]
-        expected = torch.where(structure > 0, belief.view(2, 1, 1, 1, 1), 1.0)
+        alpha, _, weight = step(weighting, batch)
+        of_case = weighting.agreement.case_beliefs()[batch.cases[:2]].view(2, 1, 1, 1, 1)
+        assert (of_case < 1).all()
+        belief = torch.where(disagreeing(batch).differs, alpha, of_case).square().clamp_min(0.05)
+        expected = torch.where(structure(batch), belief, 1.0)
         torch.testing.assert_close(weight, expected)
+
+    @pytest.mark.parametrize("regions", [False, True])
+    def test_depth_moves_the_prior_where_labels_have_structure_too_much(self, regions):
+        batch = Batch(0, regions)
+        flat, moved = (new(regions, influence="none", label_depth=on) for on in (False, True))
+        moved.label_depth.counts = torch.tensor([[100.0] + [0] * (DEPTHS - 1), [0.0] + [100] * (DEPTHS - 1)])
+        before, after = (step(weighting, batch)[0] for weighting in (flat, moved))
+        found, depth = disagreeing(batch), depths(structure(batch))
+        extra = found.differs & (found.direction == EXTRA)
+        rim, inside = extra & (depth == 0), extra & (depth > 0)
+        assert (after[rim] < before[rim]).all() and (after[inside] > before[inside]).all()
+        assert torch.equal(after[~extra], before[~extra])
+
+    @pytest.mark.parametrize("counts", [[1.0, 1.0, 1.0], [0.0, 1.0, 1.0]])
+    def test_depth_is_looked_at_only_where_labels_are_too_large(self, counts):
+        weighting, batch = new(), Batch(0)
+        assert weighting.looks_at_depth
+        weighting.label_bias.set_counts(torch.tensor([counts]))
+        weighting.note_one_sidedness()
+        weighting.observe_bias(batch.teacher, batch.student, batch.label, batch.valid)
+        assert weighting.label_depth.counts.sum() == 0
+
+    @pytest.mark.parametrize("regions", [False, True])
+    def test_depths_are_counted_where_the_predicting_layer_is_right(self, regions):
+        batch = Batch(0, regions, ignore=0.3)
+        weighting = new(regions, bias_momentum=0.0)
+        weighting.observe_bias(batch.teacher, batch.student, batch.label, batch.valid)
+        said = hard_labels(batch.teacher, regions)
+        decision = hard_labels(batch.student, regions)
+        said, decision, label = (x > 0.5 if regions else x[:, :1] < 0.5 for x in (said, decision, batch.label))
+        counted = said & (decision == label) & (batch.valid > 0)
+        assert weighting.label_depth.counts.sum(1).tolist() == [(counted & (label == r)).sum() for r in (False, True)]
 
     def test_labels_that_are_too_small_keep_their_weight(self):
         weighting = new(dcd_strength=0.0)
