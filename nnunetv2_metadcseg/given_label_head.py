@@ -98,30 +98,35 @@ class LabelBias:
         collective: Collective | None = None,
     ) -> None:
         self.momentum, self.device, self.collective = momentum, device, collective or Collective()
-        self.counts: Tensor | None = None  # (K, 3): too much, too little, size of the label
+        self.counts: Tensor | None = None  # (2, K, 3), see set_counts
         self._sides = torch.ones(2, device=device)
 
     @torch.no_grad()
-    def update(self, said: Tensor, predicted: Tensor, label: Tensor) -> None:
+    def update(self, said: Tensor, decided: Tensor, predicted: Tensor, label: Tensor) -> None:
         """Fold in trusted patches.
 
         Only voxels that the predicting layer gets right count: what both layers get wrong is the network's own error.
 
         Args:
-            said: (B, K, *S) probabilities of the given-label head. predicted, label: (B, K, *S) zeros and ones, the
-                decision of the layer that predicts and the right label. All are zero where ignored and without
-                background; B may be zero.
+            said, decided: (B, K, *S) probabilities of the given-label head, and its decision (zeros and ones).
+            predicted, label: (B, K, *S) zeros and ones, the decision of the layer that predicts and the right label.
+                All are zero where ignored and without background; B may be zero.
         """
         right = predicted == label
-        errors = ((said - label).clamp_min(0) * right, (label - said).clamp_min(0) * right, label)
-        counts = self.collective.sum(torch.stack([e.transpose(0, 1).flatten(1).sum(1) for e in errors], 1))
+        counts = self.collective.sum(torch.stack([_errors(m, label, right) for m in (decided, said)]))
         old = torch.zeros_like(counts) if self.counts is None else self.counts
         self.set_counts(self.momentum * old + (1 - self.momentum) * counts)
 
     def set_counts(self, counts: Tensor | None) -> None:
-        """Replace the counts (K, 3): too much, too little, size of the label; None: nothing is known."""
+        """Replace the counts, by decisions and by probabilities; None: nothing is known.
+
+        Args:
+            counts: (2, K, 3) too much, too little, size of the label; (K, 3): the same for both.
+        """
+        if counts is not None and counts.ndim == 2:  # checkpoints before 2026-11-29 i have those of decisions only
+            counts = counts.expand(2, -1, -1)
         self.counts = counts
-        self._sides = torch.ones(2, device=self.device) if counts is None else sides_of(counts)
+        self._sides = torch.ones(2, device=self.device) if counts is None else sides_of(counts).amax(0)
 
     def sides(self) -> Tensor:
         """How far labels are all too large, and all too small: (2,), each in [0, 1].
@@ -137,9 +142,16 @@ class LabelBias:
         return self.sides().sum().clamp_max(1)
 
 
+def _errors(said: Tensor, label: Tensor, right: Tensor) -> Tensor:
+    """What a map has too much and too little where it counts, and the size of the label: (K, 3); all (B, K, *S)."""
+    maps = ((said - label).clamp_min(0) * right, (label - said).clamp_min(0) * right, label)
+    return torch.stack([m.transpose(0, 1).flatten(1).sum(1) for m in maps], 1)
+
+
 def sides_of(counts: Tensor) -> Tensor:
-    """`LabelBias.sides` (2,) of counts (K, 3)."""
-    balance = counts[:, 0] - counts[:, 1]
-    sides = torch.stack([balance.clamp_min(0).sum(), (-balance).clamp_min(0).sum()])
-    share = (sides.sum() / counts[:, 2].sum().clamp_min(1e-6)).square()
-    return sides / counts[:, :2].sum().clamp_min(1e-6) * share / (share + SMALL_BALANCE**2)
+    """`LabelBias.sides` (..., 2) of counts (..., K, 3)."""
+    balance = counts[..., 0] - counts[..., 1]
+    sides = torch.stack([balance.clamp_min(0).sum(-1), (-balance).clamp_min(0).sum(-1)], -1)
+    share = (sides.sum(-1) / counts[..., 2].sum(-1).clamp_min(1e-6)).square()
+    believed = share / (share + SMALL_BALANCE**2) / counts[..., :2].sum((-2, -1)).clamp_min(1e-6)
+    return sides * believed[..., None]

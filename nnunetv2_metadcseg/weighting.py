@@ -159,11 +159,11 @@ class LabelWeighting:
             said, predicted: probabilities of that layer and of the one that predicts, label: (B, K, *S).
             valid: (B, 1, *S). B may be zero; every DDP rank must call it.
         """
-        maps = (said, hard_labels(predicted, self.regions), label)
+        maps = (said, hard_labels(said, self.regions), hard_labels(predicted, self.regions), label)
         self.label_bias.update(*(foreground(m, valid, self.regions) for m in maps))
         if self.looks_at_depth:
-            said, predicted, label = map(self._structure, (hard_labels(said, self.regions), *maps[1:]))
-            self.label_depth.update(said, label, (predicted == label) & (valid > 0))
+            decided, predicted, label = map(self._structure, maps[1:])
+            self.label_depth.update(decided, label, (predicted == label) & (valid > 0))
 
     def _structure(self, label: Tensor) -> Tensor:
         """Where a label (B, K, *S) has structure, of each region: (B, H, *S) bool."""
@@ -343,7 +343,7 @@ class LabelWeighting:
         self.direction.direction = state["direction"]
         self.mean_odds = state["mean_odds"]
         self.label_bias.set_counts(state["label_bias"])
-        self.label_depth.counts = state.get("label_depth", self.label_depth.counts).clone()  # none before 2026-11-29 k
+        self.label_depth.counts = state.get("label_depth", self.label_depth.counts).clone()  # none before 2026-11-29 j
         self.note_one_sidedness()
         if "usual" in state["agreement"]:  # checkpoints before 2026-11-29 have none, or one that watched other rates
             self.memorisation.load_state_dict(state["memorisation"])

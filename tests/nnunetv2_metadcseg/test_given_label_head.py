@@ -115,7 +115,7 @@ def maps(extra: int = 0, missing: int = 0, classes: int = 1):
 
 def update(bias: LabelBias, decision: torch.Tensor, label: torch.Tensor) -> None:
     """The layer that predicts is right everywhere."""
-    bias.update(decision, label, label)
+    bias.update(decision, decision.round(), label, label)
 
 
 def believed(balance: int, size: int = SIZE) -> float:
@@ -153,14 +153,28 @@ class TestBias:
         bias, (decision, label) = LabelBias(), maps(extra=6, missing=6)
         predicted = label.clone()
         predicted[:, :, 0] = 0
-        bias.update(decision, predicted, label)
+        bias.update(decision, decision, predicted, label)
         assert bias.sides().tolist() == pytest.approx([believed(6), 0.0])
 
-    def test_doubt_counts_by_its_probability(self):
+    def test_probabilities_count_where_decisions_are_right(self):
         bias, (said, label) = LabelBias(), maps(missing=4)
-        said[:, :, 0, :4] = 0.75  # its decision is right
+        said[:, :, 0, :4] = 0.75
         update(bias, said, label)
-        assert bias.counts[0].tolist() == pytest.approx([0, 0.02 * 4 * 0.25, 0.02 * SIZE])
+        size = 0.02 * SIZE
+        assert bias.counts.tolist() == [[pytest.approx([0, 0, size])], [pytest.approx([0, 0.02 * 4 * 0.25, size])]]
+        assert bias.sides().tolist() == pytest.approx([0, believed(1)])
+
+    def test_the_more_one_sided_of_decisions_and_probabilities_counts(self):
+        bias, (said, label) = LabelBias(), maps(extra=6)
+        said[:, :, 0] = 0.75  # unsure inside, but right
+        update(bias, said, label)
+        assert bias.sides().tolist() == pytest.approx([believed(6), 0])
+
+    def test_counts_of_decisions_alone_are_those_of_both(self):
+        bias, counts = LabelBias(), torch.tensor([[6.0, 2.0, SIZE]])
+        bias.set_counts(counts)
+        assert bias.sides().tolist() == pytest.approx([0.5 * believed(4), 0.0])
+        assert torch.equal(bias.counts, torch.stack([counts, counts]))
 
     def test_unknown_counts_as_one_sided(self):
         assert LabelBias()() == 1.0
@@ -182,4 +196,4 @@ class TestBias:
         for _ in range(20):
             update(bias, *maps(missing=8))
         assert bias() > 0.99 * believed(8)
-        assert bias.counts[0, 0] < 1e-3
+        assert bias.counts[:, 0, 0].max() < 1e-3

@@ -264,7 +264,7 @@ class TestSettings:
         valid[..., 0, :6] = 0
         weighting = new(regions=True)
         weighting.observe_bias(said, label, label, valid)
-        assert weighting.label_bias.counts[0].tolist() == pytest.approx([0.02 * 6, 0, 0.02 * 4])
+        assert weighting.label_bias.counts[:, 0].tolist() == 2 * [pytest.approx([0.02 * 6, 0, 0.02 * 4])]
 
     def test_dcd_off_leaves_unit_weights(self):
         _, _, weight = step(new(dcd_strength=0.0, case_weighting=False), Batch(0))
