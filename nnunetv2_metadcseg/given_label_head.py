@@ -133,7 +133,8 @@ class LabelBias:
 
         Sums over classes of what they have too much, or too little, on balance, divided by all errors; times
         x^2 / (x^2 + SMALL_BALANCE^2) with x the balance as a share of the labels' size, since few errors may well be
-        one-sided by chance and do little harm. Both are ones before the first update: nothing is known.
+        one-sided by chance and do little harm. Each is the larger of that by decisions and that by probabilities. Both
+        are ones before the first update: nothing is known.
         """
         return self._sides
 

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from nnunetv2_metadcseg.agreement import disagreement, probabilities_of
 from nnunetv2_metadcseg.config import MetaDCSegConfig
 from nnunetv2_metadcseg.feature_tap import last_segmentation_layer, unwrap, with_features
-from nnunetv2_metadcseg.given_label_head import LabelBias
 from nnunetv2_metadcseg.opinion import OpinionNetwork
 from nnunetv2_metadcseg.patches import Patches
 from nnunetv2_metadcseg.targets import LabelEncoder
@@ -84,6 +83,7 @@ class LearnedWeights(TrainerRecord):
         if own_layer is not None:  # what predicts is the second opinion already
             last_segmentation_layer(student).load_state_dict(own_layer)
         opinion = opinion_of(student, ours, self.regions)
+        opinion.bias = self.weighting.bias
         self.network = AlphaNetwork(student, opinion, self.weighting, self.regions).to(device).eval()
 
     @torch.no_grad()
@@ -137,7 +137,7 @@ class AlphaNetwork(nn.Module):
 
 
 def opinion_of(student: nn.Module, ours: dict, regions: bool) -> OpinionNetwork:
-    """The second opinion that a checkpoint holds: of the student's two last layers, or of the teacher's.
+    """The second opinion that a checkpoint holds: of the student's two last layers, or of the teacher's; without bias.
 
     Args:
         student: with the checkpoint's weights; part of the result where there is no teacher.
@@ -153,9 +153,6 @@ def opinion_of(student: nn.Module, ours: dict, regions: bool) -> OpinionNetwork:
     else:
         opinion = OpinionNetwork(deepcopy(student), given, regions)
         opinion.load_state_dict(state["teacher"]["weights"])
-    bias = LabelBias()
-    bias.set_counts(state["weighting"]["label_bias"])
-    opinion.bias = float(bias())
     return opinion
 
 

@@ -10,7 +10,7 @@ import torch
 from nnunetv2_metadcseg.config import MetaDCSegConfig
 from nnunetv2_metadcseg.feature_tap import last_segmentation_layer
 from nnunetv2_metadcseg.given_label_head import GivenLabelHead
-from nnunetv2_metadcseg.label_audit_alpha import LearnedWeights, TrainerRecord, opinion_of
+from nnunetv2_metadcseg.label_audit_alpha import LearnedWeights, TrainerRecord
 from nnunetv2_metadcseg.weighting import LabelWeighting
 from tests.nnunetv2_metadcseg.networks import small_unet
 
@@ -26,16 +26,19 @@ def test_the_record_is_the_disagreement_of_all_visits_by_that_of_right_labels():
     assert record.record("never seen") is None and record.record("of another fold") is None
 
 
+def predictor(network: torch.nn.Module) -> SimpleNamespace:
+    labels = SimpleNamespace(num_segmentation_heads=2, has_regions=False, ignore_label=None)
+    return SimpleNamespace(label_manager=labels, network=network, list_of_parameters=[network.state_dict()])
+
+
 def test_alpha_is_made_with_the_layer_that_predicted_in_training():
     config, network = MetaDCSegConfig(), small_unet(2, 2)
-    labels = SimpleNamespace(num_segmentation_heads=2, has_regions=False, ignore_label=None)
-    predictor = SimpleNamespace(label_manager=labels, network=network, list_of_parameters=[network.state_dict()])
     own = {name: torch.full_like(value, 0.5) for name, value in last_segmentation_layer(network).state_dict().items()}
     weighting = LabelWeighting(config, False, torch.tensor([True])).state_dict()
     state = {"cases": ["a"], "weighting": weighting, "given_head": None, "teacher": None}
     for layer in (own, None):
         ours = {"state": state | {"own_layer": layer}, "config": asdict(config)}
-        weights = LearnedWeights(predictor, ours, ["a"], torch.device("cpu"))
+        weights = LearnedWeights(predictor(network), ours, ["a"], torch.device("cpu"))
         expected = layer or last_segmentation_layer(network).state_dict()
         assert torch.equal(last_segmentation_layer(weights.network.student).weight, expected["weight"])
     assert not torch.equal(last_segmentation_layer(network).weight, own["weight"])  # what predicts stays
@@ -46,7 +49,8 @@ def test_the_second_opinion_is_mixed_as_in_training():
     weighting = LabelWeighting(config, False, torch.tensor([True]))
     weighting.label_bias.set_counts(torch.tensor([[3.0, 1.0, 10.0]]))
     given = GivenLabelHead(last_segmentation_layer(network).in_channels, 2).state_dict()
-    state = {"weighting": weighting.state_dict(), "given_head": given, "teacher": None}
-    opinion = opinion_of(network, {"state": state, "config": asdict(config)}, False)
+    state = {"cases": ["a"], "weighting": weighting.state_dict(), "given_head": given, "teacher": None}
+    ours = {"state": state, "config": asdict(config)}
+    opinion = LearnedWeights(predictor(network), ours, ["a"], torch.device("cpu")).network.opinion
     assert 0 < opinion.bias < 1 and opinion.bias == float(weighting.bias)
     assert torch.equal(opinion.given.weight, given["layer"]["weight"])

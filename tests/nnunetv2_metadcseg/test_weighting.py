@@ -63,9 +63,9 @@ def disagreeing(batch: Batch) -> Disagreement:
     return disagreement(batch.label[:2], batch.teacher[:2], batch.valid[:2], batch.regions)
 
 
-def structure(batch: Batch) -> torch.Tensor:
-    """Of the given labels, per decision."""
-    return batch.label[:2] > 0.5 if batch.regions else batch.label[:2, :1] < 0.5
+def structure(label: torch.Tensor, regions: bool) -> torch.Tensor:
+    """Where a label or a decision (B, K, *S) has it, per decision."""
+    return label > 0.5 if regions else label[:, :1] < 0.5
 
 
 def new(regions: bool = False, **settings) -> LabelWeighting:
@@ -168,7 +168,7 @@ class TestSettings:
         weighting, batch = new(influence="none"), Batch(0)
         before = copy.deepcopy(weighting.state_dict()["meta"]["network"])
         alpha, _, _ = step(weighting, batch)
-        found = disagreement(batch.label[:2], batch.teacher[:2], batch.valid[:2], False)
+        found = disagreeing(batch)
         belief = weighting.agreement.label_belief(batch.cases[:2], weighting.label_bias.sides())
         expected = belief.gather(1, found.direction.flatten(1)).reshape(found.direction.shape)
         torch.testing.assert_close(alpha[found.differs], expected[found.differs])
@@ -178,7 +178,7 @@ class TestSettings:
     def test_without_agreement_prior_both_are_believed_alike(self):
         weighting, batch = new(influence="none", agreement_prior=False, soft_pseudo_labels=True), Batch(0)
         alpha, target, _ = step(weighting, batch)
-        differs = disagreement(batch.label[:2], batch.teacher[:2], batch.valid[:2], False).differs
+        differs = disagreeing(batch).differs
         assert (alpha[differs] == 0.5).all()
         where = differs.expand_as(target)
         torch.testing.assert_close(target[where], (0.5 * (batch.label[:2] + batch.teacher[:2]))[where])
@@ -214,7 +214,7 @@ class TestSettings:
         of_case = weighting.agreement.case_beliefs()[batch.cases[:2]].view(2, 1, 1, 1, 1)
         assert (of_case < 1).all()
         belief = torch.where(disagreeing(batch).differs, alpha, of_case).square().clamp_min(0.05)
-        expected = torch.where(structure(batch), belief, 1.0)
+        expected = torch.where(structure(batch.label[:2], regions), belief, 1.0)
         torch.testing.assert_close(weight, expected)
 
     @pytest.mark.parametrize("regions", [False, True])
@@ -223,7 +223,7 @@ class TestSettings:
         flat, moved = (new(regions, influence="none", label_depth=on) for on in (False, True))
         moved.label_depth.counts = torch.tensor([[100.0] + [0] * (DEPTHS - 1), [0.0] + [100] * (DEPTHS - 1)])
         before, after = (step(weighting, batch)[0] for weighting in (flat, moved))
-        found, depth = disagreeing(batch), depths(structure(batch))
+        found, depth = disagreeing(batch), depths(structure(batch.label[:2], regions))
         extra = found.differs & (found.direction == EXTRA)
         rim, inside = extra & (depth == 0), extra & (depth > 0)
         assert (after[rim] < before[rim]).all() and (after[inside] > before[inside]).all()
@@ -243,9 +243,8 @@ class TestSettings:
         batch = Batch(0, regions, ignore=0.3)
         weighting = new(regions, bias_momentum=0.0)
         weighting.observe_bias(batch.teacher, batch.student, batch.label, batch.valid)
-        said = hard_labels(batch.teacher, regions)
-        decision = hard_labels(batch.student, regions)
-        said, decision, label = (x > 0.5 if regions else x[:, :1] < 0.5 for x in (said, decision, batch.label))
+        maps = (hard_labels(batch.teacher, regions), hard_labels(batch.student, regions), batch.label)
+        said, decision, label = (structure(m, regions) for m in maps)
         counted = said & (decision == label) & (batch.valid > 0)
         assert weighting.label_depth.counts.sum(1).tolist() == [(counted & (label == r)).sum() for r in (False, True)]
 
@@ -314,7 +313,7 @@ class TestSettings:
         for sign in (1.0, -1.0):
             weighting, batch = new(regions, meta_pull=0.0), Batch(0, regions)
             observe(weighting, batch)
-            differs = disagreement(batch.label[:2], batch.teacher[:2], batch.valid[:2], regions).differs
+            differs = disagreeing(batch).differs
             for _ in range(30):
                 alpha, _, _ = decide(weighting, batch, gain=torch.full(differs.shape, sign), learn=1.0)
             alphas.append(alpha[differs].mean())
