@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
+
+import pytest
 
 
 def pytest_configure(config) -> None:
@@ -10,3 +13,11 @@ def pytest_configure(config) -> None:
     for name in [name for name in os.environ if name.startswith("nnUNet_")]:
         del os.environ[name]
     os.environ["MPLBACKEND"] = "Agg"
+    os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start, see below
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """What tests compute is tiny: on a busy machine, threads that wait for each other make it ten times slower."""
+    if "torch" in sys.modules:  # some of what tests call sets another number
+        sys.modules["torch"].set_num_threads(1)

@@ -1,9 +1,9 @@
-"""Data sets on which even clean labels give a poor Dice: degraded images, thin rims, lesions that some cases lack.
+"""Harder data sets: degraded images, thin rims, thick slices, lesions that some cases lack.
 
 ``python hard_data.py --data FOLDER --output FOLDER`` reads nuclei and hippocampus in nnU-Net's raw format from --data
-and writes four raw data sets for ``hard.yaml``: both with noise on their images and their labels as they are; the
-nuclei as they are, labelled as inside and rim; and 150 synthetic images of faint lesions in blotchy tissue, a fifth of
-them without any.
+and writes five raw data sets for ``hard.yaml``: both with noise on their images and their labels as they are; the
+nuclei as they are, labelled as inside and rim; every fourth slice of the hippocampus; and 150 synthetic images of faint
+lesions in blotchy tissue, a fifth of them without any.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from scipy.ndimage import binary_erosion, gaussian_filter
 
 HERE = Path(__file__).parent
 NUCLEI, RIMS, RIM_WIDTH = "Dataset020_Nuclei", "Dataset023_NucleiRim", 3
+HIPPOCAMPUS, THICK, SLICE_STEP = "Dataset004_Hippocampus", "Dataset006_HippocampusThick", 4
 # source, result, noise by the image's SD (white, smooth), width of the smooth one (voxels), whole numbers
 DEGRADED = (
     (NUCLEI, "Dataset021_NucleiHard", (1.0, 0.8), 3, True),
-    ("Dataset004_Hippocampus", "Dataset005_HippocampusHard", (1.5, 1.0), 2, False),
+    (HIPPOCAMPUS, "Dataset005_HippocampusHard", (1.5, 1.0), 2, False),
 )
 LESIONS, CASES, SIZE = "Dataset022_Lesions", 150, 160
 
@@ -82,6 +83,15 @@ def write_rims(source: Path, target: Path) -> None:
     (target / "dataset.json").write_text(json.dumps(description, indent=2))
 
 
+def write_thick_slices(source: Path, target: Path) -> None:
+    """Every SLICE_STEP-th slice along z, with the distance between slices as spacing."""
+    for folder in ("imagesTr", "labelsTr"):
+        (target / folder).mkdir(parents=True)
+        for path in sorted((source / folder).iterdir()):
+            sitk.WriteImage(sitk.ReadImage(str(path))[:, :, ::SLICE_STEP], str(target / folder / path.name))
+    shutil.copy(source / "dataset.json", target)
+
+
 def blob(rng: np.random.Generator) -> np.ndarray:
     """A wavy ellipse anywhere in the image, half axes of 2.4 to 14 pixels: (SIZE, SIZE) bool."""
     rows, columns = np.mgrid[:SIZE, :SIZE]
@@ -131,7 +141,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=HERE / "work_hard/data", help="folder for the new ones")
     args = parser.parse_args(argv)
     missing = [source for source, *_ in DEGRADED if not (args.data / source).is_dir()]
-    names = [LESIONS, RIMS, *(target for _, target, *_ in DEGRADED)]
+    names = [LESIONS, RIMS, THICK, *(target for _, target, *_ in DEGRADED)]
     present = [name for name in names if (args.output / name).exists()]
     if missing:
         print(
@@ -148,6 +158,7 @@ def main(argv: list[str] | None = None) -> int:
     for source, target, *settings in DEGRADED:
         write_degraded(args.data / source, args.output / target, *settings)
     write_rims(args.data / NUCLEI, args.output / RIMS)
+    write_thick_slices(args.data / HIPPOCAMPUS, args.output / THICK)
     write_lesions(args.output / LESIONS)
     return 0
 

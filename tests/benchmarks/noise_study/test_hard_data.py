@@ -59,6 +59,17 @@ def test_rims_are_the_border_of_what_is_labelled(source, tmp_path):
     assert json.loads((folder / "dataset.json").read_text())["labels"] == {"background": 0, "inside": 1, "rim": 2}
 
 
+def test_thick_slices_are_every_fourth_with_their_distance(source, tmp_path):
+    assert hard_data.main(["--data", str(source), "--output", str(tmp_path / "out")]) == 0
+    for part in ("imagesTr", "labelsTr"):
+        (thick,) = (tmp_path / "out" / hard_data.THICK / part).iterdir()
+        before, after = (
+            sitk.ReadImage(str(file)) for file in (source / hard_data.HIPPOCAMPUS / part / thick.name, thick)
+        )
+        assert np.array_equal(sitk.GetArrayFromImage(after), sitk.GetArrayFromImage(before)[::4])
+        assert after.GetSpacing() == (2.0, 2.0, 8.0) and after.GetOrigin() == before.GetOrigin()
+
+
 def test_lesions_are_bright_and_a_fifth_of_the_cases_has_none():
     cases = [hard_data.lesion_case(np.random.default_rng(seed)) for seed in range(60)]
     assert 5 <= sum(not label.any() for _, label in cases) <= 19
