@@ -139,6 +139,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
                 1, round(self._steps(self.config.memorisation_fraction, self.config.memorisation_visits))
             ),
             fuse=self.fuse,
+            spacing=tuple(self.configuration_manager.spacing),
         )
         if self._weighting_state is not None:
             self._restore_weighting(self._weighting_state, loader.trusted)

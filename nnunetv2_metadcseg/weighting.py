@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ from nnunetv2_metadcseg.evidence import (
 from nnunetv2_metadcseg.fusion import Fuse, unfused
 from nnunetv2_metadcseg.given_label_head import LabelBias
 from nnunetv2_metadcseg.influence import HeadInfluence, logit_gradient
-from nnunetv2_metadcseg.label_depth import LabelDepth, depths
+from nnunetv2_metadcseg.label_depth import LabelDepth
 from nnunetv2_metadcseg.memorisation import MemorisationWatch
 from nnunetv2_metadcseg.meta_weights import MetaWeights
 from nnunetv2_metadcseg.patches import Patches
@@ -49,6 +49,7 @@ class LabelWeighting:
         collective: reductions over DDP ranks.
         memorisation_horizon: steps over which the watch on memorisation averages.
         fuse: how tensor functions are run (fusion.py).
+        spacing: of voxels, per axis of a patch; None: all alike.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class LabelWeighting:
         collective: Collective | None = None,
         memorisation_horizon: int = 1,
         fuse: Fuse = unfused,
+        spacing: Sequence[float] | None = None,
     ) -> None:
         self.config, self.regions = config, regions
         self.collective = collective or Collective()
@@ -83,7 +85,7 @@ class LabelWeighting:
         )
         self.mean_odds: Tensor | None = None  # of the given label by the teacher, where they disagree
         self.label_bias = LabelBias(config.bias_momentum, trusted.device, self.collective)
-        self.label_depth = LabelDepth(config.bias_momentum, trusted.device, self.collective)
+        self.label_depth = LabelDepth(config.bias_momentum, trusted.device, self.collective, spacing)
         self.looks_at_depth = config.label_depth
         self.memorisation = MemorisationWatch(memorisation_horizon, config.memorised_share, device=trusted.device)
         self.statistics = EpochStatistics()
@@ -269,7 +271,7 @@ class LabelWeighting:
         prior = torch.logit(belief) + self.config.voxel_prior * (1 - self.bias) * self._odds(evidence)
         if not self.looks_at_depth:
             return prior
-        depth = at_decisions(depths(self._structure(patches.label)), where)
+        depth = at_decisions(self.label_depth.of(self._structure(patches.label)), where)
         return prior + torch.where(direction == EXTRA, sides[0] * self.label_depth.log_ratio()[depth], 0.0)
 
     def _odds(self, evidence: Evidence) -> Tensor:
@@ -307,7 +309,8 @@ class LabelWeighting:
         if count is None:
             return target, weight, None
         structure = self._structure(patches.label)
-        return target, weight * torch.where(structure, count, 1.0), (count * structure).sum() / structure.sum()
+        seen = structure & (patches.valid > 0)
+        return target, weight * torch.where(structure, count, 1.0), (count * seen).sum() / seen.sum()
 
     def _structure_weight(self, alpha: Tensor, cases: Tensor) -> Tensor:
         """How much structure in given labels counts: (B, H, *S), of alpha (B, H, *S) and the patches' cases (B,).
@@ -333,6 +336,7 @@ class LabelWeighting:
             "mean_odds": self.mean_odds,
             "label_bias": self.label_bias.counts,
             "label_depth": self.label_depth.counts,
+            "spacing": self.label_depth.spacing,
             "memorisation": self.memorisation.state_dict(),
             "meta": self.meta.state_dict(),
         }
@@ -344,6 +348,7 @@ class LabelWeighting:
         self.mean_odds = state["mean_odds"]
         self.label_bias.set_counts(state["label_bias"])
         self.label_depth.counts = state.get("label_depth", self.label_depth.counts).clone()  # none before 2026-11-29 j
+        self.label_depth.spacing = state.get("spacing", self.label_depth.spacing)  # the audit has none of its own
         self.note_one_sidedness()
         if "usual" in state["agreement"]:  # checkpoints before 2026-11-29 have none, or one that watched other rates
             self.memorisation.load_state_dict(state["memorisation"])

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from scipy.ndimage import distance_transform_cdt
+from scipy.ndimage import binary_erosion, distance_transform_cdt
 
 from nnunetv2_metadcseg.collective import Collective
-from nnunetv2_metadcseg.label_depth import DEPTHS, STEPS, LabelDepth, depths
+from nnunetv2_metadcseg.label_depth import BOUNDS, DEPTHS, LabelDepth, depths
 from tests.nnunetv2_metadcseg.ranks import run_ranks
-
-BOUNDS = [sum(sum(step) for step in STEPS[: n + 1]) for n in range(len(STEPS))]
 
 
 def box(size: int, radius: int) -> torch.Tensor:
@@ -28,6 +26,16 @@ class TestDepths:
         for mask, depth in zip(structure[:, 0], depths(structure)[:, 0], strict=True):
             distance = torch.from_numpy(distance_transform_cdt(mask.numpy(), "chessboard"))
             assert torch.equal(depth, sum((distance > bound).long() for bound in BOUNDS))
+
+    @pytest.mark.parametrize("spacing", [(0.8, 0.79, 0.79), (3.6, 0.62, 0.62), (1.0, 1.0, 2.0), (5.0, 1.6, 1.6)])
+    def test_coarse_axes_are_shrunk_by_as_many_voxels_as_the_distance_has(self, spacing):
+        structure = torch.rand(1, 1, 14, 30, 30, generator=torch.Generator().manual_seed(0)) > 1e-3
+        expected = structure[0, 0].long()
+        for bound in BOUNDS:
+            size = [1 + 2 * round(bound * min(spacing) / s) for s in spacing]
+            expected += torch.from_numpy(binary_erosion(structure[0, 0].numpy(), torch.ones(size), border_value=1))
+        assert torch.equal(depths(structure, spacing)[0, 0], expected - structure[0, 0].long())
+        assert len(expected.unique()) > 4
 
     def test_the_edge_of_the_patch_is_no_border(self):
         assert (depths(torch.ones(1, 1, 5, 5, dtype=torch.bool)) == DEPTHS - 1).all()

@@ -368,6 +368,15 @@ class TestState:
         step(other, Batch(1))
         assert other.memorisation.updates == 1 and other.memorisation.mean.isfinite().all()
 
+    def test_spacing_comes_with_the_state(self):
+        flat, thick = (LabelWeighting(MetaDCSegConfig(), False, TRUSTED, spacing=s) for s in (None, (4.0, 1.0, 1.0)))
+        mask = torch.ones(1, 1, 6, 6, 6, dtype=torch.bool)
+        mask[:, :, 0] = False
+        before = flat.label_depth.of(mask)
+        flat.load_state_dict(copy.deepcopy(thick.state_dict()))
+        after = flat.label_depth.of(mask)
+        assert torch.equal(after, thick.label_depth.of(mask)) and not torch.equal(after, before)
+
     def test_fresh_state_round_trip(self):
         new().load_state_dict(copy.deepcopy(new().state_dict()))
 
