@@ -159,8 +159,8 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         if self.has_memorised:
             trusted, given = len(self.train_loader.trusted), len(self.train_loader.given)
             share = trusted / (trusted + given)
-        elif self.starting:
-            share = 1.0 if self.given_head is None else share  # given-label patches would teach nothing yet
+        elif self.alone:
+            share = 1.0
         else:
             least = min(share, self.config.least_trusted_fraction)
             share = least + (share - least) * float(self.weighting.bias)
@@ -172,9 +172,26 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
 
         It lasts until the trusted patches are learned well enough for the teacher to have a say, within bounds.
         """
-        low, high = map(self._steps, self.config.start_fractions, self.config.start_visits)
+        low, high = self._start_steps()
         step = self.training_step - self.start_step
         return step < low or (self.start_dice < self.config.start_dice and step < high)
+
+    @property
+    def alone(self) -> bool:
+        """Still in the first part of the start, which sees no given labels.
+
+        It lasts until what predicts has learned something from the trusted patches, but no more than half of the
+        longest start; without a second last layer, for which given labels are drawn then, until the start's end.
+        """
+        if not self.starting or self.given_head is None:
+            return self.starting
+        step, half = self.training_step - self.start_step, self._start_steps()[1] / 2
+        return self.start_dice < self.config.given_from_dice and step < half
+
+    def _start_steps(self) -> tuple[float, float]:
+        """Steps of the shortest and of the longest start."""
+        low, high = map(self._steps, self.config.start_fractions, self.config.start_visits)
+        return low, high
 
     def _steps(self, fraction: float, visits: float) -> float:
         """Steps of this share of the training, or of so many patches per case where they are fewer."""
@@ -191,18 +208,20 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         if self.has_memorised:
             return f"without {len(self.left_out)} doubted cases"
         if self.starting:
-            return "trusted patches only"
+            return "trusted patches only" if self.alone else "trusted patches, the second last layer given labels"
         return f"given labels and trusted patches, {len(self.doubted or [])} cases doubted"
 
     # ---- one step -----------------------------------------------------------------------------------------------
 
     def train_step(self, batch: dict) -> dict:
-        starting = self.starting
+        before = self.alone, self.starting
         result = super().train_step(batch)
         if self.teacher is not None and not self.has_memorised:
             self.teacher.update()
         self.training_step += 1
-        if starting and not self.starting:
+        if before != (self.alone, self.starting):
+            if before[0]:
+                self.weighting.forget_one_sidedness()  # of a layer that had learned nothing
             self._set_trusted_share()
         return result
 

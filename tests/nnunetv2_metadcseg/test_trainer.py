@@ -34,15 +34,15 @@ from tests.nnunetv2_metadcseg.tiny_dataset import TinyDataset
 class ShortStart(nnUNetTrainerMetaDCSeg):
     """One step of the start, which lasts at least that long."""
 
-    config = replace(nnUNetTrainerMetaDCSeg.config, start_fractions=(0.01, 0.01))
+    config = replace(nnUNetTrainerMetaDCSeg.config, start_fractions=(0.01, 0.01), given_from_dice=0.0)
 
 
 class ShortStartNetwork(nnUNetTrainerMetaDCSegNetworkInfluence):
-    config = replace(nnUNetTrainerMetaDCSegNetworkInfluence.config, start_fractions=(0.01, 0.01))
+    config = replace(nnUNetTrainerMetaDCSegNetworkInfluence.config, start_fractions=(0.01, 0.01), given_from_dice=0.0)
 
 
 class ShortStartMeanTeacher(nnUNetTrainerMetaDCSegMeanTeacher):
-    config = replace(nnUNetTrainerMetaDCSegMeanTeacher.config, start_fractions=(0.01, 0.01))
+    config = replace(nnUNetTrainerMetaDCSegMeanTeacher.config, start_fractions=(0.01, 0.01), given_from_dice=0.0)
 
 
 class NoDeepSupervision(ShortStart):
@@ -336,6 +336,28 @@ class TestStart:
         trainer._note(0.0, present_soft_dice(label, label, valid), None)
         assert trainer.start_dice == pytest.approx(0.05)
         assert trainer.weighting.statistics.means()["trusted_dice"] == pytest.approx(1)
+
+    def test_given_labels_come_in_once_trusted_patches_begin_to_be_learned(self, make):
+        class Long(nnUNetTrainerMetaDCSeg):
+            config = replace(nnUNetTrainerMetaDCSeg.config, start_fractions=(0.1, 0.6))
+
+        trainer = start(make(), Long, epochs=1, iterations=20)
+        assert [batch["num_given"] for batch in steps(trainer, 2)] == [0, 0]
+        assert trainer.alone and trainer.starting
+        trainer.start_dice = 0.79
+        trainer.on_train_epoch_start()
+        assert [batch["num_given"] for batch in steps(trainer, 2)] == [2, 2]
+        assert trainer.starting and not trainer.alone
+
+    def test_given_labels_come_in_after_half_of_the_longest_start(self, make):
+        class Never(nnUNetTrainerMetaDCSeg):
+            config = replace(nnUNetTrainerMetaDCSeg.config, start_fractions=(0.1, 0.4), given_from_dice=1.0)
+
+        trainer = start(make(), Never, epochs=1, iterations=20)
+        assert [batch["num_given"] for batch in steps(trainer, 4)] == [0] * 4
+        # What was counted so far is of a layer that had learned nothing.
+        assert trainer.weighting.bias == 1.0 and not trainer.weighting.label_depth.counts.any()
+        assert [batch["num_given"] for batch in steps(trainer, 2)] == [2] * 2
 
     def test_predictions_learn_from_trusted_patches_only_and_features_from_all(self, make):
         trainer = start(make())
