@@ -24,9 +24,12 @@ class MetaDCSegConfig:
     start_fractions: tuple[float, float] = (0.05, 0.6)
     start_visits: tuple[float, float] = (20, 60)
     start_dice: float = 0.8
-    # The given labels come in when that Dice has reached this, but no later than half of the longest start. Were they
-    # learned from the first step on, they would take the features before what predicts has learned any.
-    given_from_dice: float = 0.5
+    # Its first part sees no given labels at all, until that Dice has reached this, but no longer than this share of the
+    # training or so many patches per case: learned from the first step on they take the features before what predicts
+    # has any; learned late, the features come late.
+    alone_dice: float = 0.5
+    alone_fraction: float = 0.1
+    alone_visits: float = 10
     # Pseudo-labels come from the two last layers of the student, or (True) of a teacher, an average of the student
     # over time, which costs a forward pass and was never better where measured (docs/lab_notebook.md, g).
     teacher: bool = False

@@ -172,7 +172,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
 
         It lasts until the trusted patches are learned well enough for the teacher to have a say, within bounds.
         """
-        low, high = self._start_steps()
+        low, high = map(self._steps, self.config.start_fractions, self.config.start_visits)
         step = self.training_step - self.start_step
         return step < low or (self.start_dice < self.config.start_dice and step < high)
 
@@ -180,18 +180,12 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
     def alone(self) -> bool:
         """Still in the first part of the start, which sees no given labels.
 
-        It lasts until what predicts has learned something from the trusted patches, but no more than half of the
-        longest start; without a second last layer, for which given labels are drawn then, until the start's end.
+        Without a second last layer, for which given labels are drawn later in the start, all of it.
         """
         if not self.starting or self.given_head is None:
             return self.starting
-        step, half = self.training_step - self.start_step, self._start_steps()[1] / 2
-        return self.start_dice < self.config.given_from_dice and step < half
-
-    def _start_steps(self) -> tuple[float, float]:
-        """Steps of the shortest and of the longest start."""
-        low, high = map(self._steps, self.config.start_fractions, self.config.start_visits)
-        return low, high
+        longest = self._steps(self.config.alone_fraction, self.config.alone_visits)
+        return self.start_dice < self.config.alone_dice and self.training_step - self.start_step < longest
 
     def _steps(self, fraction: float, visits: float) -> float:
         """Steps of this share of the training, or of so many patches per case where they are fewer."""

@@ -34,15 +34,15 @@ from tests.nnunetv2_metadcseg.tiny_dataset import TinyDataset
 class ShortStart(nnUNetTrainerMetaDCSeg):
     """One step of the start, which lasts at least that long."""
 
-    config = replace(nnUNetTrainerMetaDCSeg.config, start_fractions=(0.01, 0.01), given_from_dice=0.0)
+    config = replace(nnUNetTrainerMetaDCSeg.config, start_fractions=(0.01, 0.01), alone_fraction=0.0)
 
 
 class ShortStartNetwork(nnUNetTrainerMetaDCSegNetworkInfluence):
-    config = replace(nnUNetTrainerMetaDCSegNetworkInfluence.config, start_fractions=(0.01, 0.01), given_from_dice=0.0)
+    config = replace(nnUNetTrainerMetaDCSegNetworkInfluence.config, start_fractions=(0.01, 0.01), alone_fraction=0.0)
 
 
 class ShortStartMeanTeacher(nnUNetTrainerMetaDCSegMeanTeacher):
-    config = replace(nnUNetTrainerMetaDCSegMeanTeacher.config, start_fractions=(0.01, 0.01), given_from_dice=0.0)
+    config = replace(nnUNetTrainerMetaDCSegMeanTeacher.config, start_fractions=(0.01, 0.01), alone_fraction=0.0)
 
 
 class NoDeepSupervision(ShortStart):
@@ -339,7 +339,7 @@ class TestStart:
 
     def test_given_labels_come_in_once_trusted_patches_begin_to_be_learned(self, make):
         class Long(nnUNetTrainerMetaDCSeg):
-            config = replace(nnUNetTrainerMetaDCSeg.config, start_fractions=(0.1, 0.6))
+            config = replace(nnUNetTrainerMetaDCSeg.config, start_fractions=(0.1, 0.6), alone_fraction=0.6)
 
         trainer = start(make(), Long, epochs=1, iterations=20)
         assert [batch["num_given"] for batch in steps(trainer, 2)] == [0, 0]
@@ -349,11 +349,8 @@ class TestStart:
         assert [batch["num_given"] for batch in steps(trainer, 2)] == [2, 2]
         assert trainer.starting and not trainer.alone
 
-    def test_given_labels_come_in_after_half_of_the_longest_start(self, make):
-        class Never(nnUNetTrainerMetaDCSeg):
-            config = replace(nnUNetTrainerMetaDCSeg.config, start_fractions=(0.1, 0.4), given_from_dice=1.0)
-
-        trainer = start(make(), Never, epochs=1, iterations=20)
+    def test_given_labels_come_in_after_a_tenth_of_the_training(self, make):
+        trainer = start(make(), nnUNetTrainerMetaDCSeg, epochs=1, iterations=40)
         assert [batch["num_given"] for batch in steps(trainer, 4)] == [0] * 4
         # What was counted so far is of a layer that had learned nothing.
         assert trainer.weighting.bias == 1.0 and not trainer.weighting.label_depth.counts.any()
