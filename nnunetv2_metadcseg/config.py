@@ -12,9 +12,9 @@ class MetaDCSegConfig:
     Fractions are of the whole training, so they hold for any number of epochs.
     """
 
-    # Share of the patches that come from trusted cases: during the start and where label errors are all one-sided (and
-    # in the `mixed` baseline), and where they cancel out: there the given labels teach too, and of more images.
-    # A batch of two or more has one trusted patch at least.
+    # Share of the patches that come from trusted cases: where label errors are all one-sided (and in the `mixed`
+    # baseline), and where they cancel out: there the given labels teach too, and of more images. A batch of two or more
+    # has one trusted patch at least, and at the beginning of the start (`alone_dice`) no others.
     trusted_fraction: float = 0.5
     least_trusted_fraction: float = 0.25
     # The training starts on trusted patches only: warming up on the given labels teaches their bias. The start lasts

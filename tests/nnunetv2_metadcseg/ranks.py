@@ -16,7 +16,6 @@ def run_ranks(function: Callable[[int], object], folder: Path, count: int = 2) -
 
 
 def _run(rank: int, function: Callable[[int], object], folder: str, count: int) -> None:
-    torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=count)
     try:
         torch.save(function(rank), f"{folder}/rank{rank}.pt")

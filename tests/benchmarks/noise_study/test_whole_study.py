@@ -33,7 +33,7 @@ def test_from_clean_labels_to_tables(tmp_path):
     (tmp_path / "raw").mkdir()
     (tmp_path / "config.yaml").write_text(CONFIG, encoding="utf-8")
     page = tmp_path / "results.md"
-    environment = os.environ | {"nnUNet_raw": str(tmp_path / "raw"), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"nnUNet_raw": str(tmp_path / "raw")}
 
     def call(*command: object) -> str:
         done = subprocess.run(
