@@ -39,9 +39,9 @@ class StratifiedDataLoader(nnUNetDataLoader):
         **kwargs,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.least_trusted = least_trusted
         self.cases = [*given, *trusted]
         # Shared with worker processes, which load batches while the training process changes its mind.
+        self._least_trusted = multiprocessing.Value("i", least_trusted, lock=False)
         self._trusted_share = multiprocessing.Value("d", trusted_share, lock=False)
         self._is_trusted = multiprocessing.Array("b", [0] * len(given) + [1] * len(trusted), lock=False)
         self._is_left_out = multiprocessing.Array("b", len(self.cases), lock=False)
@@ -99,6 +99,15 @@ class StratifiedDataLoader(nnUNetDataLoader):
     @trusted_share.setter
     def trusted_share(self, value: float) -> None:
         self._trusted_share.value = value
+
+    @property
+    def least_trusted(self) -> int:
+        """Trusted patches in every batch, whatever the share."""
+        return self._least_trusted.value
+
+    @least_trusted.setter
+    def least_trusted(self, value: int) -> None:
+        self._least_trusted.value = value
 
     def _num_trusted(self) -> int:
         """Trusted patches of the next batch."""

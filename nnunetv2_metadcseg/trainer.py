@@ -68,6 +68,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         self.best_trusted_dice: float | None = None
         self.has_trust_maps = False
         self.start_dice = 0.0  # running Dice on trusted patches, during the start only
+        self.has_features = False  # it has reached `alone_dice`
         self._look = self.fuse(self._look)
 
     def _build_given_head(self) -> GivenLabelHead:
@@ -185,7 +186,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         if not self.starting or self.given_head is None:
             return self.starting
         longest = self._steps(self.config.alone_fraction, self.config.alone_visits)
-        return self.start_dice < self.config.alone_dice and self.training_step - self.start_step < longest
+        return not self.has_features and self.training_step - self.start_step < longest
 
     def _steps(self, fraction: float, visits: float) -> float:
         """Steps of this share of the training, or of so many patches per case where they are fewer."""
@@ -401,6 +402,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             total, count = self.collective.sum(counted(dice)).tolist()
             if count:
                 self.start_dice += 0.05 * (total / count - self.start_dice)
+                self.has_features |= self.start_dice >= self.config.alone_dice
 
     # ---- log ----------------------------------------------------------------------------------------------------
 
@@ -419,7 +421,8 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         doubted = doubted_cases(agreement.history, agreement.trusted).float().to(self.device)
         doubted = self.collective.first(doubted) > 0  # rounding may differ between ranks
         self.doubted = [case for case, is_doubted in zip(self.case_index, doubted.tolist(), strict=True) if is_doubted]
-        if self.config.memorised_share > 0 and watch.has_begun():
+        # With nobody doubted, going on with labels "as they are" would only give up the protection.
+        if self.config.memorised_share > 0 and self.doubted and watch.has_begun():
             self._go_back()
         elif self.config.skip_doubted:
             self.taught = taught_cases(doubted, agreement.trusted, self.weighting.bias)
@@ -432,13 +435,14 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         self.print_to_log_file(
             "The network has begun to learn wrong labels by heart. It goes back to its average over the last steps and "
             f"learns from the trusted cases and the {given} others whose labels disagree with it no more than trusted "
-            f"ones do, as they are. Left out: {', '.join(self.left_out) or 'none'}."
+            f"ones do, as they are. Left out: {', '.join(self.left_out)}."
         )
 
     def _leave_out(self, cases: list[str]) -> None:
         """No patches of these cases any more; those in batches that worker processes have made before teach nothing."""
         self.doubted, self.has_memorised = cases, True
         self.train_loader.leave_out(cases)
+        self.train_loader.least_trusted = 0
         self.taught = torch.ones_like(self.taught)
         self.taught[[self.case_index[case] for case in cases]] = 0.0
 
@@ -489,7 +493,8 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
 
         nnU-Net's pseudo Dice is measured on doubtful validation labels, so its best epoch is the one that fits their
         noise best. Ours: moving average over epochs (0.9, as nnU-Net's) of the Dice on trusted training patches after
-        the start. `checkpoint_final` remains the one to use (docs/method.md).
+        the start. Until then every epoch's, so that an interrupted training can go on. `checkpoint_final` remains the
+        one to use (docs/method.md).
         """
         improved = self._track_trusted_dice()
         self._best_ema = math.inf  # nnU-Net then never sees a new best
@@ -497,6 +502,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         self._best_ema = self.best_trusted_dice
         if improved:
             self.print_to_log_file(f"New best Dice on trusted patches (moving average): {self.best_trusted_dice:.4f}")
+        if improved or self.best_trusted_dice is None:
             self.current_epoch -= 1  # nnU-Net has already counted this epoch
             self.save_checkpoint(join(self.output_folder, "checkpoint_best.pth"))
             self.current_epoch += 1
@@ -524,6 +530,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         return {
             "step": self.training_step,
             "start_dice": self.start_dice,
+            "has_features": self.has_features,
             "trusted_dice_average": self.trusted_dice_average,
             "best_trusted_dice": self.best_trusted_dice,
             "teacher": average if speaks else None,
@@ -541,6 +548,8 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
     def load_extra_state(self, state: dict) -> None:
         self.training_step = state["step"]
         self.start_dice = state["start_dice"]
+        # Checkpoints before 2026-11-30 have none.
+        self.has_features = state.get("has_features", self.start_dice >= self.config.alone_dice)
         self.trusted_dice_average = state["trusted_dice_average"]
         self._best_ema = self.best_trusted_dice = state["best_trusted_dice"]
         left_out = state.get("left_out")  # checkpoints before 2026-11-28 have none

@@ -276,7 +276,9 @@ class LabelWeighting:
         prior = torch.logit(belief) + self.config.voxel_prior * (1 - self.bias) * self._odds(evidence)
         if not self.looks_at_depth:
             return prior
-        depth = at_decisions(self.label_depth.of(self._structure(patches.label)), where)
+        # The edge of what is labelled is no border of the label: unlabelled voxels count as structure here.
+        structure = self._structure(patches.label) | (patches.valid == 0)
+        depth = at_decisions(self.label_depth.of(structure), where)
         return prior + torch.where(direction == EXTRA, sides[0] * self.label_depth.log_ratio()[depth], 0.0)
 
     def _odds(self, evidence: Evidence) -> Tensor:

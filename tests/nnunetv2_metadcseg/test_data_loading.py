@@ -96,8 +96,9 @@ class TestTrustedShare:
 
     def test_reaches_a_worker_process(self):
         it = loader()
-        changes = [partial(setattr, it, "trusted_share", value) for value in (0.5, 1.0, 0.5)]
-        assert given_patches_of_a_worker(it, changes) == [2, 0, 2]
+        changes = [partial(setattr, it, "trusted_share", value) for value in (0.5, 1.0, 0.5, 0.0)]
+        changes.append(partial(setattr, it, "least_trusted", 3))
+        assert given_patches_of_a_worker(it, changes) == [2, 0, 2, 4, 1]
 
     def test_can_be_handed_to_nnunets_augmenter(self):
         from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter

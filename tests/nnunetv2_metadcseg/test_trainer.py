@@ -77,6 +77,10 @@ def seed(value: int) -> None:
     np.random.seed(value)
 
 
+class LongStart(nnUNetTrainerMetaDCSeg):
+    config = replace(nnUNetTrainerMetaDCSeg.config, start_fractions=(1.0, 1.0), start_visits=(math.inf, math.inf))
+
+
 @pytest.fixture
 def make(tmp_path, monkeypatch):
     """Makes a data set in tmp_path and points nnU-Net at it."""
@@ -87,8 +91,13 @@ def make(tmp_path, monkeypatch):
 
 @pytest.fixture
 def known_by_heart(monkeypatch):
-    """As soon as the excess has been measured once."""
+    """As soon as the excess has been measured once; the first given label is doubted."""
+
+    def first(history: torch.Tensor, trusted: torch.Tensor) -> torch.Tensor:
+        return torch.arange(len(trusted)) == int(trusted.int().argmin())
+
     monkeypatch.setattr(MemorisationWatch, "has_begun", lambda self: self.updates > 0)
+    monkeypatch.setattr("nnunetv2_metadcseg.trainer.doubted_cases", first)
 
 
 def start(dataset: TinyDataset, trainer_class: type = ShortStart, **settings):
@@ -206,11 +215,20 @@ class TestSteps:
         assert all(map(torch.equal, trainer.opinion.parameters(), average))
         trusted, given = len(trainer.train_loader.trusted), len(trainer.train_loader.given)
         assert trainer.train_loader.trusted_share == trusted / (trusted + given)
+        assert trainer.train_loader.least_trusted == 0  # else the few would be drawn more often than the others
         before = [parameter.clone() for parameter in average]
         steps(trainer, 2)
         assert all(map(torch.equal, trainer.teacher.module.parameters(), before))
         assert not all(map(torch.equal, trainer.opinion.parameters(), before))
         assert trainer.extra_state()["teacher"]["updates"] == 2
+
+    def test_goes_on_with_its_weights_where_nobody_is_doubted(self, make, monkeypatch):
+        trainer = start(make())
+        steps(trainer, 2)
+        monkeypatch.setattr(trainer.weighting.memorisation, "has_begun", lambda: True)
+        trainer.weighting.agreement.history[:] = 1.0
+        trainer.on_train_epoch_start()
+        assert trainer.doubted == [] and not trainer.has_memorised
 
     def test_a_batch_made_before_teaches_nothing_of_left_out_cases(self, make):
         trainer = start(make())
@@ -344,8 +362,10 @@ class TestStart:
         trainer = start(make(), Long, epochs=1, iterations=20)
         assert [batch["num_given"] for batch in steps(trainer, 2)] == [0, 0]
         assert trainer.alone and trainer.starting
-        trainer.start_dice = 0.79
+        trainer._note(0.0, torch.tensor(10.0), None)  # once above alone_dice
+        assert trainer.start_dice > 0.4
         trainer.on_train_epoch_start()
+        trainer.start_dice = 0.3  # a dip is no reason to do without them again
         assert [batch["num_given"] for batch in steps(trainer, 2)] == [2, 2]
         assert trainer.starting and not trainer.alone
 
@@ -727,3 +747,8 @@ class TestWholeRun:
         assert best["_best_ema"] == trainer.best_trusted_dice
         assert 0 <= trainer.best_trusted_dice <= 1
         assert 1 <= best["current_epoch"] <= 3
+
+    def test_there_is_a_checkpoint_to_go_on_from_during_the_start(self, make):
+        trainer = run(make().trainer(LongStart, epochs=3, iterations=3), epochs=2)
+        best = torch.load(f"{trainer.output_folder}/checkpoint_best.pth", weights_only=False)
+        assert trainer.starting and best["current_epoch"] == 2 and best["_best_ema"] is None

@@ -217,13 +217,14 @@ class TestSettings:
         expected = torch.where(structure(batch.label[:2], regions), belief, 1.0)
         torch.testing.assert_close(weight, expected)
 
-    @pytest.mark.parametrize("regions", [False, True])
-    def test_depth_moves_the_prior_where_labels_have_structure_too_much(self, regions):
-        batch = Batch(0, regions)
+    @pytest.mark.parametrize(("regions", "ignore"), [(False, 0.0), (True, 0.0), (False, 0.3)])
+    def test_depth_moves_the_prior_where_labels_have_structure_too_much(self, regions, ignore):
+        batch = Batch(0, regions, ignore=ignore)
         flat, moved = (new(regions, influence="none", label_depth=on) for on in (False, True))
         moved.label_depth.counts = torch.tensor([[100.0] + [0] * (DEPTHS - 1), [0.0] + [100] * (DEPTHS - 1)])
         before, after = (step(weighting, batch)[0] for weighting in (flat, moved))
-        found, depth = disagreeing(batch), depths(structure(batch.label[:2], regions))
+        unlabelled = batch.valid[:2] == 0  # no border of the label
+        found, depth = disagreeing(batch), depths(structure(batch.label[:2], regions) | unlabelled)
         extra = found.differs & (found.direction == EXTRA)
         rim, inside = extra & (depth == 0), extra & (depth > 0)
         assert (after[rim] < before[rim]).all() and (after[inside] > before[inside]).all()
