@@ -1,9 +1,9 @@
-"""Harder data sets: degraded images, thin rims, thick slices, lesions that some cases lack.
+"""Harder data sets: degraded images, thin rims, thick slices, six classes, lesions that some cases lack.
 
 ``python hard_data.py --data FOLDER --output FOLDER`` reads nuclei and hippocampus in nnU-Net's raw format from --data
-and writes five raw data sets for ``hard.yaml``: both with noise on their images and their labels as they are; the
-nuclei as they are, labelled as inside and rim; every fourth slice of the hippocampus; and 150 synthetic images of faint
-lesions in blotchy tissue, a fifth of them without any.
+and writes six raw data sets for ``hard.yaml``: both with noise on their images and their labels as they are; the
+nuclei as they are, labelled as inside and rim; every fourth slice of the hippocampus; the hippocampus in six parts
+instead of two; and 150 synthetic images of faint lesions in blotchy tissue, a fifth of them without any.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from scipy.ndimage import binary_erosion, gaussian_filter
 HERE = Path(__file__).parent
 NUCLEI, RIMS, RIM_WIDTH = "Dataset020_Nuclei", "Dataset023_NucleiRim", 3
 HIPPOCAMPUS, THICK, SLICE_STEP = "Dataset004_Hippocampus", "Dataset006_HippocampusThick", 4
+PARTS, THIRDS = "Dataset007_HippocampusParts", ("front", "middle", "back")
 # source, result, noise by the image's SD (white, smooth), width of the smooth one (voxels), whole numbers
 DEGRADED = (
     (NUCLEI, "Dataset021_NucleiHard", (1.0, 0.8), 3, True),
@@ -92,6 +93,30 @@ def write_thick_slices(source: Path, target: Path) -> None:
     shutil.copy(source / "dataset.json", target)
 
 
+def in_parts(label: np.ndarray) -> np.ndarray:
+    """A label with the classes 1 and 2, each cut along y into thirds of its length: (Z, Y, X) uint8, classes 1 to 6."""
+    parts = np.zeros(label.shape, np.uint8)
+    for first, value in ((1, 1), (1 + len(THIRDS), 2)):
+        where = np.nonzero(label == value)
+        if not len(where[1]):
+            continue
+        start, stop = where[1].min(), where[1].max() + 1
+        parts[where] = first + (where[1] - start) * len(THIRDS) // (stop - start)
+    return parts
+
+
+def write_parts(source: Path, target: Path) -> None:
+    shutil.copytree(source / "imagesTr", target / "imagesTr")
+    (target / "labelsTr").mkdir()
+    for path in sorted((source / "labelsTr").iterdir()):
+        image = sitk.ReadImage(str(path))
+        write(in_parts(sitk.GetArrayFromImage(image)), target / "labelsTr" / path.name, image)
+    description = json.loads((source / "dataset.json").read_text())
+    names = [f"{part} {third}" for part in ("anterior", "posterior") for third in THIRDS]
+    description["labels"] = {"background": 0} | {name: number for number, name in enumerate(names, start=1)}
+    (target / "dataset.json").write_text(json.dumps(description, indent=2))
+
+
 def blob(rng: np.random.Generator) -> np.ndarray:
     """A wavy ellipse anywhere in the image, half axes of 2.4 to 14 pixels: (SIZE, SIZE) bool."""
     rows, columns = np.mgrid[:SIZE, :SIZE]
@@ -141,7 +166,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=HERE / "work_hard/data", help="folder for the new ones")
     args = parser.parse_args(argv)
     missing = [source for source, *_ in DEGRADED if not (args.data / source).is_dir()]
-    names = [LESIONS, RIMS, THICK, *(target for _, target, *_ in DEGRADED)]
+    names = [LESIONS, RIMS, THICK, PARTS, *(target for _, target, *_ in DEGRADED)]
     present = [name for name in names if (args.output / name).exists()]
     if missing:
         print(
@@ -159,6 +184,7 @@ def main(argv: list[str] | None = None) -> int:
         write_degraded(args.data / source, args.output / target, *settings)
     write_rims(args.data / NUCLEI, args.output / RIMS)
     write_thick_slices(args.data / HIPPOCAMPUS, args.output / THICK)
+    write_parts(args.data / HIPPOCAMPUS, args.output / PARTS)
     write_lesions(args.output / LESIONS)
     return 0
 
