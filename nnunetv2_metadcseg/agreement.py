@@ -176,7 +176,7 @@ class CaseAgreement:
         totals = self.collective.sum(totals.index_add_(0, cases, seen))
         counts, sizes, patches = totals[:, :-2], totals[:, -2], totals[:, -1]
         self.usual = USUAL_MOMENTUM * self.usual + totals[:, -2:].sum(0)
-        usual = (self.usual[0] / self.usual[1].clamp_min(1)).clamp_min(1e-6)
+        usual = self.usual_size()
         # Patches with little structure, such as the background of a large image, make a case forget little.
         keep = torch.where(patches > 0, self.momentum ** (sizes / usual).clamp(LEAST_FORGOTTEN, 1), 1.0)
         sizes = sizes + patches * self.base_share * usual
@@ -184,6 +184,10 @@ class CaseAgreement:
         self.counts = keep[:, None] * self.counts + add[:, None] * counts
         self.sizes = keep * self.sizes + add * sizes
         self.history = self.history + self._beside_expected(counts, sizes)
+
+    def usual_size(self) -> Tensor:
+        """Voxels of structure in an average patch."""
+        return (self.usual[0] / self.usual[1].clamp_min(1)).clamp_min(1e-6)
 
     def _beside_expected(self, counts: Tensor, sizes: Tensor) -> Tensor:
         """Disagreeing voxels, and those expected of right labels: (num_cases, 2); zeros while that is not known."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import fields
@@ -42,7 +43,8 @@ class TrainerRecord:
         weighting = LabelWeighting(config, self.regions, mask)
         saved = _to(ours["state"]["weighting"], self.device)
         for name, values in saved["agreement"].items():
-            saved["agreement"][name] = torch.cat([values, getattr(weighting.agreement, name)[-1:]])
+            if name != "usual":  # of all cases together
+                saved["agreement"][name] = torch.cat([values, getattr(weighting.agreement, name)[-1:]])
         weighting.load_state_dict(saved)
         return weighting
 
@@ -73,7 +75,7 @@ class LearnedWeights(TrainerRecord):
     def __init__(self, predictor: Any, ours: dict, trusted: Sequence[str], device: torch.device) -> None:
         labels = predictor.label_manager
         super().__init__(ours, trusted, labels.has_regions, device)
-        self.predictor = predictor
+        self.predictor, self.mean_odds = predictor, self.weighting.mean_odds
         self.encoder = LabelEncoder(
             labels.num_segmentation_heads, labels.foreground_regions if self.regions else None, labels.ignore_label
         )
@@ -94,6 +96,7 @@ class LearnedWeights(TrainerRecord):
             image: (C, *S). label: (1, *S) integers. logits: (K, *S) of the case, to count the disagreement of a case
                 that was not trained on.
         """
+        self.weighting.mean_odds = self.mean_odds  # whatever case came before
         target, valid = self.encoder(label[None])
         number = self.index.get(case, len(self.index))
         if case not in self.index:
@@ -107,7 +110,10 @@ class LearnedWeights(TrainerRecord):
         found = disagreement(target, probabilities_of(logits, self.regions), valid, self.regions)
         agreement = self.weighting.agreement
         agreement.counts[number] = found.counts()[0].to(self.device)
-        agreement.sizes[number] = found.sizes[0].to(self.device)
+        # As the trainer counts its patches: mistakes are expected where there is no structure, too.
+        patches = max(1.0, valid.numel() / math.prod(self.predictor.configuration_manager.patch_size))
+        base = patches * agreement.base_share * agreement.usual_size()
+        agreement.sizes[number] = found.sizes[0].to(self.device) + base
 
 
 class AlphaNetwork(nn.Module):

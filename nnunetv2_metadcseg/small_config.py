@@ -138,6 +138,11 @@ def small_configuration(
             f"The configuration {parent!r} has no 'architecture' entry, expected the plans format of nnU-Net >= 2.4; "
             "run nnUNetv2_plan_experiment again"
         )
+    if planned.get("previous_stage"):
+        raise ValueError(
+            f"The configuration {parent!r} is the second stage of a cascade and needs predictions that "
+            f"{planned['previous_stage']!r} makes for it alone; give one that stands by itself, such as 3d_fullres"
+        )
     missing = sorted({"patch_size", "spacing"} - set(planned))
     if missing:
         raise ValueError(

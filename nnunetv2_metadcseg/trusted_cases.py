@@ -95,12 +95,13 @@ def check_known(declared: Sequence[str], known: Sequence[str]) -> None:
 
 
 def trusted_in_training(ours: dict, declared: Sequence[str]) -> list[str]:
-    """The cases that a training took as trusted: those it chose itself, else the declared ones.
+    """The cases that a training took as trusted: those it chose itself, else those declared then, or else now.
 
     Args:
-        ours: the entry "metadcseg" of its checkpoint. declared: trusted cases of the data set.
+        ours: the entry "metadcseg" of its checkpoint. declared: trusted cases of the data set now.
     """
-    return list(ours["state"].get("self_trusted", {}).get("chosen") or declared)
+    state = ours["state"]
+    return list(state.get("self_trusted", {}).get("chosen") or state.get("trusted") or declared)
 
 
 def absent_classes(

@@ -294,9 +294,10 @@ class TrustedBatchTrainer(nnUNetTrainer):
     def on_train_start(self) -> None:
         super().on_train_start()
         # Starting the loaders draws random numbers; a resumed run goes on from the numbers of the checkpoint.
-        if self._random_state is not None:
+        # Not with DDP: all ranks would take that of the first, and draw the same patches.
+        if self._random_state is not None and not self.is_ddp:
             set_random_state(self._random_state)
-            self._random_state = None
+        self._random_state = None
 
 
 def full_resolution(outputs: Tensor | list[Tensor]) -> Tensor:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict
 from types import SimpleNamespace
 
+import pytest
 import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
+from nnunetv2_metadcseg.agreement import MISSING
 from nnunetv2_metadcseg.config import MetaDCSegConfig
 from nnunetv2_metadcseg.feature_tap import last_segmentation_layer
 from nnunetv2_metadcseg.given_label_head import GivenLabelHead
@@ -54,3 +57,51 @@ def test_the_second_opinion_is_mixed_as_in_training():
     opinion = LearnedWeights(predictor(network), ours, ["a"], torch.device("cpu")).network.opinion
     assert 0 < opinion.bias < 1 and opinion.bias == float(weighting.bias)
     assert torch.equal(opinion.given.weight, given["layer"]["weight"])
+
+
+class TestOtherCases:
+    """Maps of a case do not depend on which others were looked at, and a case that was not trained on is counted as
+    the trainer counts its own."""
+
+    @pytest.fixture
+    def weights(self):
+        config, network = MetaDCSegConfig(), small_unet(2, 2, deep_supervision=False)
+        weighting = LabelWeighting(config, False, torch.tensor([True, False]))
+        weighting.agreement.update(
+            torch.tensor([0, 1]),
+            torch.tensor([[0, 10.0, 0], [0, 40.0, 0]]),
+            torch.tensor([100.0, 100.0]),
+            torch.ones(2, dtype=torch.bool),
+        )
+        weighting.mean_odds = torch.tensor(-1.0)
+        weighting.label_bias.set_counts(torch.tensor([[1.0, 1.0, 10.0]]))  # errors cancel out: the odds count
+        weighting.centers.update(torch.randn(3, 5, generator=torch.Generator().manual_seed(1)).abs())
+        state = {"cases": ["a", "b"], "weighting": weighting.state_dict(), "given_head": None, "teacher": None}
+        window = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False, use_mirroring=False)
+        window.__dict__.update(predictor(network).__dict__)
+        window.configuration_manager = SimpleNamespace(patch_size=[16, 16])
+        return LearnedWeights(window, {"state": state, "config": asdict(config)}, ["a"], torch.device("cpu"))
+
+    @staticmethod
+    def look(weights, case: str) -> torch.Tensor:
+        drawn = torch.Generator().manual_seed(0)
+        image = torch.randn(1, 1, 32, 32, generator=drawn)
+        label = (torch.rand(1, 1, 32, 32, generator=drawn) > 0.5).long()
+        return weights.suspicion(case, image, label, torch.randn(2, 1, 32, 32, generator=drawn))
+
+    def test_maps_do_not_depend_on_the_cases_before(self, weights):
+        first = self.look(weights, "b")
+        assert 0 < first.max() < 1
+        self.look(weights, "of another fold")
+        assert torch.equal(self.look(weights, "b"), first)
+
+    def test_mistakes_are_expected_without_structure_too(self, weights):
+        nothing = torch.zeros(1, 1, 32, 32)
+        target, valid = torch.cat([1 - nothing, nothing], 1), torch.ones(1, 1, 32, 32)
+        logits = target.clone()
+        logits[..., 0, :3] = torch.tensor([0.0, 1.0]).view(1, 2, 1)  # three stray voxels
+        weights._count(2, logits, target, valid)
+        agreement = weights.weighting.agreement
+        assert agreement.usual_size() == 100
+        assert agreement.rates()[2].sum() == pytest.approx(3 / (1.5 + 4 * agreement.base_share * 100))
+        assert agreement.label_belief(torch.tensor([2]), torch.zeros(2))[0, MISSING] > 0.9

@@ -239,6 +239,12 @@ def test_old_plans_format(plans):
         small_configuration(plans, "2d")
 
 
+def test_second_stage_of_a_cascade(plans):
+    plans["configurations"]["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+    with pytest.raises(ValueError, match="'3d_cascade_fullres' is the second stage of a cascade .*'3d_lowres'"):
+        small_configuration(plans, "3d_cascade_fullres")
+
+
 def test_circular_inheritance(plans):
     plans["configurations"]["3d_fullres"]["inherits_from"] = "3d_lowres"
     with pytest.raises(ValueError, match="in a circle"):

@@ -631,6 +631,15 @@ class TestResume:
         assert torch.equal(drawn[0], torch.rand(3))
         assert (drawn[1] == np.random.rand(3)).all()
 
+    def test_ranks_do_not_all_take_the_random_numbers_of_the_first(self, make, monkeypatch):
+        trainer = start(make())
+        monkeypatch.setattr(nnUNetTrainer, "on_train_start", lambda self: None)
+        for trainer.is_ddp, same in ((False, True), (True, False)):
+            trainer._random_state = random_state()
+            drawn = np.random.rand(3)
+            trainer.on_train_start()
+            assert (np.random.rand(3) == drawn).all() == same
+
 
 class TestEnd:
     """What predicts after the last step is the second opinion."""

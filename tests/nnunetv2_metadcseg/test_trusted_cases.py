@@ -118,6 +118,9 @@ class TestTrustedInTraining:
     def test_own_choice_wins_over_what_is_declared(self):
         assert trusted_in_training({"state": {"self_trusted": {"chosen": ["c"]}}}, ["a"]) == ["c"]
 
-    @pytest.mark.parametrize("state", [{}, {"self_trusted": {"chosen": []}}])
+    def test_what_was_declared_then_wins_over_what_is_declared_now(self):
+        assert trusted_in_training({"state": {"trusted": ["b"]}}, ["a", "b"]) == ["b"]
+
+    @pytest.mark.parametrize("state", [{}, {"self_trusted": {"chosen": []}, "trusted": None}])
     def test_declared_otherwise(self, state):
         assert trusted_in_training({"state": state}, ["a"]) == ["a"]
