@@ -61,9 +61,16 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
 
 
 def _clean_up_when_ended() -> None:
-    """Let SIGTERM (of a batch system, say) end the command as an exception, so that nothing half written stays."""
-    if threading.current_thread() is threading.main_thread():  # no other may set it
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    """Let SIGTERM (of a batch system) and SIGHUP (of a closed terminal) end the command as exceptions.
+
+    So nothing half written stays. What ignores SIGHUP (nohup) goes on doing so.
+    """
+    if threading.current_thread() is not threading.main_thread():  # no other may set it
+        return
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda received, _: sys.exit(128 + received))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -17,8 +17,8 @@ def preprocessed_folder(dataset: str) -> Path:
             "The environment variable nnUNet_preprocessed is not set, expected the folder of nnU-Net's preprocessed "
             "data sets; set it with: export nnUNet_preprocessed=/path/to/nnUNet_preprocessed"
         )
-    pattern = f"Dataset{int(dataset):03d}_*" if dataset.isdigit() else "Dataset*"
-    folders = [f for f in sorted(Path(root).glob(pattern)) if dataset.isdigit() or f.name == dataset]
+    pattern = f"Dataset{int(dataset):03d}_*" if dataset.isdecimal() else "Dataset*"
+    folders = [f for f in sorted(Path(root).glob(pattern)) if dataset.isdecimal() or f.name == dataset]
     if len(folders) != 1:
         found = ", ".join(f.name for f in folders) or "none"
         raise FileNotFoundError(

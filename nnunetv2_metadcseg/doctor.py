@@ -74,7 +74,7 @@ def diagnose(trainer: str, environment: Mapping[str, str]) -> Iterator[Finding]:
     yield from check_paths(environment)
     yield check_trainer_folder(environment)
     probed = probe(trainer, environment)
-    yield check_trainer(trainer, probed)
+    yield check_trainer(trainer, probed, environment)
     yield from check_device(environment, probed, os.cpu_count() or 1)
 
 
@@ -157,14 +157,20 @@ def probe(trainer: str, environment: Mapping[str, str]) -> dict:
     return {"error": f"a fresh python process ended with status {done.returncode}: {last_line}"}
 
 
-def check_trainer(trainer: str, probed: Mapping) -> Finding:
+def check_trainer(trainer: str, probed: Mapping, environment: Mapping[str, str]) -> Finding:
     """Did nnU-Net's own search find the trainer?"""
     if "trainer" in probed:
         return Finding("ok", f"nnU-Net finds {trainer}: {probed['trainer']}")
-    mend = 'export nnUNet_extTrainer="$(metadcseg ext-path)"'
+    text, folder = (
+        f"nnU-Net does not find {trainer}: {str(probed['error']).split('. ')[0]}",
+        check_trainer_folder(environment),
+    )
     if not str(probed["error"]).startswith("RuntimeError: Could not find requested nnunet trainer"):
         mend = f"{sys.executable} -m pip install --force-reinstall --no-deps {source(OWN_PACKAGE)}"
-    return Finding("missing", f"nnU-Net does not find {trainer}: {str(probed['error']).split('. ')[0]}", mend)
+        return Finding("missing", text, mend)
+    if folder.status == "ok":
+        text += f"; correct the name, or leave -tr out for {DEFAULT_TRAINER}"
+    return Finding("missing", text, folder.mend)
 
 
 def check_device(environment: Mapping[str, str], probed: Mapping, cores: int) -> Iterator[Finding]:
@@ -185,8 +191,11 @@ def check_cpu_variables(environment: Mapping[str, str], cores: int) -> Iterator[
     """
     workers = environment.get("nnUNet_n_proc_DA")
     if cores <= FEW_CORES and workers != "0":
-        text = f"nnUNet_n_proc_DA is {workers or 'not set'}: augmentation workers take the training's cores"
-        yield Finding("hint", text, "export nnUNet_n_proc_DA=0 (after planning: nnU-Net's planner refuses 0)")
+        text = (
+            f"nnUNet_n_proc_DA is {workers or 'not set'}: augmentation workers take the training's cores (set it after "
+            "planning: nnU-Net's planner refuses 0)"
+        )
+        yield Finding("hint", text, "export nnUNet_n_proc_DA=0")
     else:
         yield Finding("ok", f"nnUNet_n_proc_DA={workers or ''}")
     if environment.get("nnUNet_compile", "f").lower() in TRUE_VALUES:
@@ -194,7 +203,7 @@ def check_cpu_variables(environment: Mapping[str, str], cores: int) -> Iterator[
     else:
         yield Finding("ok", f"nnUNet_compile={environment.get('nnUNet_compile', '')}")
     processes = environment.get("nnUNet_def_n_proc", "8")
-    if processes.isdigit() and int(processes) > cores:
+    if processes.isdecimal() and int(processes) > cores:
         text = f"nnUNet_def_n_proc is {processes}: more helper processes than cores"
         yield Finding("hint", text, f"export nnUNet_def_n_proc={cores}")
     else:

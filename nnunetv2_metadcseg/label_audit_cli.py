@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,7 +63,7 @@ def _propose(args: argparse.Namespace) -> int:
     file = write_proposal(args.out, args.top)
     print(
         f'wrote {file}; look at these cases (audit.html), correct their labels, write "checked" for each, then run\n'
-        f"metadcseg audit --apply trusted --confirm {file} -d DATASET"
+        f"metadcseg audit --apply trusted --confirm {shlex.quote(str(file))} -d DATASET"
     )
     return 0
 
@@ -157,7 +158,7 @@ def preprocessed_folder(args: argparse.Namespace) -> Path:
     if args.dataset is None:
         raise AuditError("No data set given; add -d ID.")
     root = _environment("nnUNet_preprocessed")
-    prefix = f"Dataset{int(args.dataset):03d}_" if args.dataset.isdigit() else args.dataset
+    prefix = f"Dataset{int(args.dataset):03d}_" if args.dataset.isdecimal() else args.dataset
     found = sorted(f for f in root.glob("Dataset*") if f.is_dir() and (f.name == prefix or f.name.startswith(prefix)))
     exact = [f for f in found if f.name == prefix] or found
     if len(exact) != 1:
@@ -180,7 +181,7 @@ def _environment(name: str) -> Path:
 def _folds(texts: list[str]) -> list[int | str]:
     from nnunetv2_metadcseg.label_audit_predict import AuditError
 
-    wrong = [text for text in texts if text != "all" and not text.isdigit()]
+    wrong = [text for text in texts if text != "all" and not text.isdecimal()]
     if wrong:
         raise AuditError(f"-f is {wrong[0]!r}, expected fold numbers or all.")
     return [text if text == "all" else int(text) for text in dict.fromkeys(texts)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +26,30 @@ Fold = int | str
 
 class AuditError(ValueError):
     """The audit cannot run as asked; the message says how to mend it."""
+
+
+@contextlib.contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Turns whatever nnU-Net and the libraries below it raise into an AuditError: `what`, and the reason."""
+    try:
+        yield
+    except AuditError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+        raise AuditError(f"{what} ({type(error).__name__}: {reason:.200}).") from error
+
+
+def read_json(file: Path, advice: str) -> Any:
+    """Raises AuditError, with `advice` where the file is missing, or where it is broken or a folder."""
+    if file.is_dir():
+        raise AuditError(f"{file} is a folder, expected a JSON file; give the file in it.")
+    try:
+        return json.loads(file.read_text())
+    except FileNotFoundError as error:
+        raise AuditError(f"There is no {file}; {advice}.") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise AuditError(f"{file} is not valid JSON ({error}); correct it.") from error
 
 
 @dataclass(frozen=True)
@@ -130,10 +154,11 @@ class TrainedModel:
                 device=self.device,
                 allow_tqdm=False,
             )
-            predictor.initialize_from_trained_model_folder(str(self.folder), (fold,), checkpoint)
+            file = self.folder / f"fold_{fold}" / checkpoint
+            with explained(f"The model cannot be opened from {file} and plans.json and dataset.json in {self.folder}"):
+                predictor.initialize_from_trained_model_folder(str(self.folder), (fold,), checkpoint)
+                ours = torch.load(file, map_location="cpu", weights_only=False).get("metadcseg")
         self.predictor = predictor
-        file = self.folder / f"fold_{fold}" / checkpoint
-        ours = torch.load(file, map_location="cpu", weights_only=False).get("metadcseg")
         return FoldNetwork(self, fold, predictor, ours)
 
     # ---- what nnU-Net knows --------------------------------------------------------------------------------------
@@ -150,7 +175,7 @@ class TrainedModel:
     def dataset_json(self) -> dict:
         """The one of the preprocessed folder, which may have got trusted cases since the training."""
         file = self.preprocessed / "dataset.json"
-        return json.loads(file.read_text()) if file.is_file() else self.predictor.dataset_json
+        return read_json(file, "") if file.is_file() else self.predictor.dataset_json
 
     @cached_property
     def trusted(self) -> list[str]:
@@ -187,7 +212,10 @@ class TrainedModel:
         file = self.preprocessed / "splits_final.json"
         if not file.is_file():
             raise AuditError(f"There is no {file}, which says what each fold was trained on; restore it.")
-        return json.loads(file.read_text())
+        splits = read_json(file, "")
+        if not isinstance(splits, list) or not all(isinstance(s, dict) and {"train", "val"} <= set(s) for s in splits):
+            raise AuditError(f'{file} is not a list of folds with "train" and "val" each; restore it.')
+        return splits
 
     def split(self, fold: Fold) -> tuple[set[str], set[str]]:
         """Training and validation cases of a fold."""
@@ -228,7 +256,8 @@ class TrainedModel:
         file = self.given_file(case)
         if not file.is_file():
             raise AuditError(f"There is no {file}; run nnUNetv2_preprocess, which copies the labels there.")
-        return np.rint(self.reader.read_seg(str(file))[0][0]).astype(np.int16)
+        with explained(f"The label {file} cannot be read"):
+            return np.rint(self.reader.read_seg(str(file))[0][0]).astype(np.int16)
 
     def predict(self, case: str, folds: Sequence[Fold] | None = None, learned: bool = True) -> CasePrediction:
         """Label and mean prediction of the folds that predict the case (or of the given ones).
@@ -239,10 +268,12 @@ class TrainedModel:
         chosen, out_of_fold = self.folds_for(case)
         if folds is not None:
             chosen, out_of_fold = list(folds), all(case not in self.split(fold)[0] for fold in folds)
-        data, seg, _, properties = self.dataset.load_case(case)
-        data, seg = np.asarray(data[:]), np.asarray(seg[:])
+        with explained(f"The preprocessed data of {case} cannot be read, run nnUNetv2_preprocess again"):
+            data, seg, _, properties = self.dataset.load_case(case)
+            data, seg = np.asarray(data[:]), np.asarray(seg[:])
         learned = learned and self.maps == "learned"
-        outputs = [self.networks[fold].run(case, data, seg, learned) for fold in chosen]
+        with explained(f"{case} cannot be predicted on {self.device}; where its memory is too small try -device cpu"):
+            outputs = [self.networks[fold].run(case, data, seg, learned) for fold in chosen]
         logits = sum(self._moved(o[0], fold) for o, fold in zip(outputs, chosen, strict=True)) / len(outputs)
         predicted, probabilities = self._export(logits, properties)
         doubts = [o[1] for o in outputs if o[1] is not None]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nnunetv2_metadcseg.label_audit_predict import AuditError
+from nnunetv2_metadcseg.label_audit_predict import AuditError, read_json
 from nnunetv2_metadcseg.trusted_cases import FILE_NAME
 
 TO_CHECK = "to_check.json"
@@ -120,7 +120,7 @@ def confirm(
             was corrected in the raw data set only.
     """
     answers = read_answers(file)
-    check_same_data_set(file, preprocessed.name)
+    identifier = check_same_data_set(file, preprocessed.name)
     checked = confirmed_cases(answers, known, file)
     unknown = sorted(set(trusted) - set(known))
     if unknown:
@@ -130,33 +130,55 @@ def confirm(
             '"trusted_cases" in its dataset.json where there is no such file.'
         )
     if raw is not None:
-        check_preprocessed_labels(checked, preprocessed, raw, ending)
+        check_preprocessed_labels(checked, preprocessed, raw, ending, identifier)
     target = preprocessed / FILE_NAME
     write_json(target, sorted({*trusted, *checked}))
     return sorted(set(checked) - set(trusted)), target
 
 
-def check_same_data_set(answers: Path, dataset: str) -> None:
-    """Raises AuditError where the audit that the answers lie beside is of another data set; case names may agree."""
+def check_same_data_set(answers: Path, dataset: str) -> str | None:
+    """Folder of the preprocessed cases that the audit, which the answers lie beside, is of; None where not known.
+
+    Raises:
+        AuditError: it is of another data set; case names may agree.
+    """
     file = answers.parent / "audit.json"
-    audited = read_audit(file).get("dataset", dataset) if file.is_file() else dataset
+    audit = read_audit(file) if file.is_file() else {}
+    audited = audit.get("dataset", dataset)
     if audited != dataset:
         raise AuditError(f"{answers} belongs to an audit of {audited}, but -d names {dataset}; correct -d or the file.")
+    return audit.get("data_identifier")
 
 
-def check_preprocessed_labels(cases: Sequence[str], preprocessed: Path, raw: Path, ending: str) -> None:
+def check_preprocessed_labels(
+    cases: Sequence[str], preprocessed: Path, raw: Path, ending: str, identifier: str | None = None
+) -> None:
     """Raises AuditError where a raw label was corrected, but training would still read the label from before.
+
+    nnU-Net copies labels to gt_segmentations, with their dates and only where newer than the copy, whichever
+    configuration is preprocessed. So what was made of a label by a configuration must be newer than that copy.
 
     Args:
         raw: the data set's folder in nnUNet_raw; labels that are not there are not compared.
+        identifier: folder of the audited configuration's preprocessed cases; None: dates are not compared.
     """
     listed = listed_labels(raw)
     for case in cases:
-        label = raw / listed.get(case, f"labelsTr/{case}{ending}")
-        if label.is_file() and not filecmp.cmp(label, preprocessed / "gt_segmentations" / f"{case}{ending}", False):
+        label = raw / os.path.expandvars(listed.get(case, f"labelsTr/{case}{ending}"))  # as nnU-Net does
+        if not label.is_file():
+            continue
+        copy = preprocessed / "gt_segmentations" / f"{case}{ending}"
+        if not filecmp.cmp(label, copy, False):
             raise AuditError(
-                f"The label {label} is not the one that was preprocessed, so training would not see it; run "
-                f"nnUNetv2_preprocess for {preprocessed.name}, then confirm again."
+                f"The label {label} is not the one that was preprocessed, so training would not see it; remove {copy} "
+                f"(nnU-Net keeps it where the new label bears an older date), run nnUNetv2_preprocess for "
+                f"{preprocessed.name}, then confirm again."
+            )
+        made = preprocessed / (identifier or "") / f"{case}.pkl"
+        if identifier and made.is_file() and made.stat().st_mtime < copy.stat().st_mtime:
+            raise AuditError(
+                f"The label {label} is newer than what {identifier} in {preprocessed} holds of it, so training would "
+                "not see it; run nnUNetv2_preprocess for that configuration (-c), then confirm again."
             )
 
 
@@ -167,18 +189,6 @@ def listed_labels(raw: Path) -> dict[str, str]:
     listed = content.get("dataset") if isinstance(content, dict) else None
     entries = listed.items() if isinstance(listed, dict) else ()
     return {case: entry["label"] for case, entry in entries if isinstance(entry, dict) and "label" in entry}
-
-
-def read_json(file: Path, advice: str) -> Any:
-    """Raises AuditError, with `advice` where the file is missing, or where it is broken or a folder."""
-    if file.is_dir():
-        raise AuditError(f"{file} is a folder, expected a JSON file; give the file in it.")
-    try:
-        return json.loads(file.read_text())
-    except FileNotFoundError as error:
-        raise AuditError(f"There is no {file}; {advice}.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise AuditError(f"{file} is not valid JSON ({error}); correct it.") from error
 
 
 def write_json(file: Path, content: Any) -> None:

@@ -155,7 +155,7 @@ def meta_interval(arm: str) -> int:
         ValueError: no such arm.
     """
     name, _, number = arm.partition("_every_")
-    if name in ARMS and (not number or (name.startswith("metadcseg_") and number.isdigit() and int(number) > 0)):
+    if name in ARMS and (not number or (name.startswith("metadcseg_") and number.isdecimal() and int(number) > 0)):
         if number or name == arm:
             return int(number or 1)
     raise ValueError(

@@ -19,7 +19,7 @@ _SELF_DESCRIBED = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a sub-command; exit status 0, 2 for bad input (one sentence on stderr), 130 when interrupted, 143 ended."""
+    """Runs a sub-command; exit status 0, 2 for bad input (one sentence on stderr), 129, 130 or 143 when ended."""
     argv = list(sys.argv[1:] if argv is None else argv)
     args = build_parser(argv[0] if argv else "").parse_args(argv)
     from noise_tools.errors import NoiseToolsError
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader (`| head`) has seen enough. Python would flush into the closed pipe once more on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except NoiseToolsError as error:
+    except (NoiseToolsError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -42,9 +42,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _clean_up_when_ended() -> None:
-    """Let SIGTERM (of a batch system, say) end the command as an exception, so that nothing half written stays."""
-    if threading.current_thread() is threading.main_thread():  # no other may set it
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    """Let SIGTERM (of a batch system) and SIGHUP (of a closed terminal) end the command as exceptions.
+
+    So nothing half written stays. What ignores SIGHUP (nohup) goes on doing so.
+    """
+    if threading.current_thread() is not threading.main_thread():  # no other may set it
+        return
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda received, _: sys.exit(128 + received))
 
 
 def build_parser(command: str = "") -> argparse.ArgumentParser:

@@ -118,6 +118,8 @@ def run(args: argparse.Namespace) -> int:
     prepared = other_folder("nnUNet_preprocessed", folder.name)
     if prepared is not None:
         print(f"{prepared} was made from the old one: run nnUNetv2_plan_and_preprocess again.")
+        if (prepared / "trusted_cases.json").is_file():
+            print("WARNING: its trusted_cases.json, made for the old one, wins over the new trusted cases: remove it.")
     return 0
 
 
@@ -255,11 +257,11 @@ def corrupt_case(job: Job, identifier: str) -> dict[str, Any]:
 
 
 def write_label(dataset: RawDataset, case: Case, clean: np.ndarray, noisy: np.ndarray, target: Path) -> None:
-    """Writes a label; one that did not change keeps its bytes."""
+    """Writes a label; one that did not change keeps its bytes, unless its file has another ending than the data set."""
     beside = side_file(case.label, dataset.file_ending)
     if beside is not None:
         copy_new(beside, target.with_name(f"{case.identifier}.json"))
-    if np.array_equal(clean, noisy):
+    if np.array_equal(clean, noisy) and case.label.name.endswith(dataset.file_ending):
         copy_new(case.label, target)
     else:
         try:
@@ -404,8 +406,19 @@ def find_test_files(dataset: RawDataset, held_out: Sequence[str]) -> dict[str, P
 
 
 def _files_of(dataset: RawDataset, name: str) -> dict[str, Path]:
-    """Files of a training case by their place as a test case: all channels, the label, and what lies beside them."""
+    """Files of a training case by their place as a test case: all channels, the label, and what lies beside them.
+
+    Raises:
+        NoiseToolsError: a file has another ending than the data set (dataset.json may list such), so a copy under the
+            name that nnU-Net expects would not be readable.
+    """
     case, ending = dataset.cases[name], dataset.file_ending
+    for path in (*case.images, case.label):
+        if not path.name.endswith(ending):
+            raise NoiseToolsError(
+                f"{path.name} of case {name} does not end in {ending} as {dataset.name} says its files do, so the case "
+                "cannot be held out; convert it, or choose others with --test-cases."
+            )
     files = {f"imagesTs/{name}_{channel:04d}{ending}": image for channel, image in enumerate(case.images)}
     files[f"labelsTs/{name}{ending}"] = case.label
     beside = {"imagesTs": side_file(case.images[0], f"_0000{ending}"), "labelsTs": side_file(case.label, ending)}
@@ -475,6 +488,6 @@ def _row(kind: str, entries: Sequence[dict[str, Any]], shown: Sequence[str]) -> 
 
 
 def _count_or_names(values: Sequence[str], cases: Collection[str]) -> int | tuple[str, ...]:
-    if len(values) == 1 and values[0].removeprefix("-").isdigit() and values[0] not in cases:
+    if len(values) == 1 and values[0].removeprefix("-").isdecimal() and values[0] not in cases:
         return int(values[0])
     return tuple(values) if values else 0

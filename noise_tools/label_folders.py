@@ -129,7 +129,7 @@ def _locate(where: str | Path) -> Path:
     path = Path(where)
     if path.is_dir():
         return path.resolve()
-    if str(where).isdigit() or re.fullmatch(r"Dataset\d{3}_\w+", str(where)):
+    if str(where).isdecimal() or re.fullmatch(r"Dataset\d{3}_\w+", str(where)):
         return open_dataset(str(where)).folder.resolve()
     raise NoiseToolsError(
         f"{where} {'is a file' if path.is_file() else 'does not exist'}; expected a folder of label files, "

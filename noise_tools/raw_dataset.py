@@ -315,7 +315,7 @@ def _find_folder(name_or_id: str) -> Path:
         if (root / name_or_id).is_dir():
             return root / name_or_id
         raise NoiseToolsError(f"No data set {name_or_id} in {root}; found {_known(root)}.")
-    if not name_or_id.isdigit():
+    if not name_or_id.isdecimal():
         raise NoiseToolsError(
             f"Data set {name_or_id!r} is neither an id nor a name; give e.g. 4 or Dataset004_Hippocampus."
         )

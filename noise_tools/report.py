@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,6 +111,7 @@ def run(args: argparse.Namespace) -> None:
     existing = [args.output / name for name in (CSV_NAME, PAGE_NAME) if (args.output / name).exists()]
     if existing and not args.overwrite:
         raise NoiseToolsError(f"{existing[0]} exists already; give another folder with -o, or --overwrite.")
+    _check_output(args.output)
     comparison = compare(
         args.first,
         args.second,
@@ -123,6 +124,17 @@ def run(args: argparse.Namespace) -> None:
     write_report(comparison, args.output, worst=args.worst)
     print(summary(comparison))
     print(f"Wrote {args.output / PAGE_NAME} and {args.output / CSV_NAME}")
+
+
+def _check_output(folder: Path) -> None:
+    """Raises NoiseToolsError now, and not after all cases are compared, where the folder cannot be written."""
+    import os
+
+    from noise_tools.errors import NoiseToolsError
+
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise NoiseToolsError(f"{there} is no folder that you may write to; give another with -o.")
 
 
 def compare(
@@ -153,7 +165,7 @@ def compare(
     from noise_tools.label_folders import open_label_folder
     from noise_tools.parallel import run_cases
 
-    a, b = open_label_folder(first, images), open_label_folder(second, images)
+    a, b = _read_alike(open_label_folder(first, images), open_label_folder(second, images))
     if a.cases == b.cases:
         raise NoiseToolsError(f"A and B are the same label files ({a.path}); give two different folders.")
     cases = [case for case in a.cases if case in b.cases]
@@ -275,11 +287,23 @@ def read_pair(first: LabelFolder, second: LabelFolder, case: str) -> tuple[Any, 
     return a, b
 
 
+def _read_alike(a: LabelFolder, b: LabelFolder) -> tuple[LabelFolder, LabelFolder]:
+    """Both with the reader that turns axes, where one of them asks for it: else voxels would not correspond."""
+    if _turns_axes(a) == _turns_axes(b):
+        return a, b
+    reader = (a if _turns_axes(a) else b).reader
+    return replace(a, reader=reader), replace(b, reader=reader)
+
+
+def _turns_axes(folder: LabelFolder) -> bool:
+    return "Reorient" in (folder.reader or "")
+
+
 def _axis_directions(folder: LabelFolder, case: str) -> tuple[float, ...] | None:
     """Direction cosines in the header of a label; None where there are none, or a reader turns axes by itself."""
     from noise_tools.raw_dataset import read_header
 
-    if "Reorient" in (folder.reader or ""):
+    if _turns_axes(folder):
         return None
     try:
         header = read_header(folder.cases[case])

@@ -72,7 +72,8 @@ def test_bad_input_is_one_line_on_stderr(monkeypatch, capsys):
     assert "export nnUNet_preprocessed=" in captured.err
 
 
-def test_an_audit_that_is_terminated_leaves_nothing(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_an_audit_that_is_ended_leaves_nothing(tmp_path, number):
     code = (
         "import sys, time\n"
         "from pathlib import Path\n"
@@ -88,6 +89,6 @@ def test_an_audit_that_is_terminated_leaves_nothing(tmp_path):
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) as audit:
         while audit.poll() is None and not list(tmp_path.glob(".audit.*/map")):
             time.sleep(0.05)
-        audit.send_signal(signal.SIGTERM)
-        assert audit.wait(timeout=30) == 143
+        audit.send_signal(number)
+        assert audit.wait(timeout=30) == 128 + number
     assert not list(tmp_path.iterdir())

@@ -50,7 +50,7 @@ def test_this_package_is_installed_from_its_source(monkeypatch, tmp_path):
     assert doctor.source("torch") == "torch"
     assert Path(doctor.source("nnunetv2-metadcseg").strip("'"), "pyproject.toml").is_file()
     monkeypatch.setattr(doctor, "__file__", str(tmp_path / "site-packages" / "nnunetv2_metadcseg" / "doctor.py"))
-    broken = doctor.check_trainer("T", {"error": "ModuleNotFoundError: No module named 'nnunetv2_metadcseg'"})
+    broken = doctor.check_trainer("T", {"error": "ModuleNotFoundError: No module named 'nnunetv2_metadcseg'"}, {})
     assert broken.mend.endswith("--no-deps '<folder of the source>'")
 
 
@@ -88,13 +88,16 @@ def test_other_trainer_folder_is_kept_by_the_mending_line(tmp_path):
 
 
 def test_trainer_found():
-    assert doctor.check_trainer("T", FOUND) == Finding("ok", f"nnU-Net finds T: {FOUND['trainer']}")
+    assert doctor.check_trainer("T", FOUND, {}) == Finding("ok", f"nnU-Net finds T: {FOUND['trainer']}")
 
 
 def test_trainer_not_found_or_broken():
-    lost = doctor.check_trainer("T", {"error": "RuntimeError: Could not find requested nnunet trainer T in x. Move it"})
+    error = {"error": "RuntimeError: Could not find requested nnunet trainer T in x. Move it"}
+    lost = doctor.check_trainer("T", error, {})
     assert lost.mend == 'export nnUNet_extTrainer="$(metadcseg ext-path)"' and "Move" not in lost.text
-    broken = doctor.check_trainer("T", {"error": "ModuleNotFoundError: No module named 'nnunetv2_metadcseg'"})
+    misspelt = doctor.check_trainer("T", error, {"nnUNet_extTrainer": f"{cli.ext_path()}{os.pathsep}/my/trainers"})
+    assert misspelt.status == "missing" and misspelt.mend is None and "correct the name" in misspelt.text
+    broken = doctor.check_trainer("T", {"error": "ModuleNotFoundError: No module named 'nnunetv2_metadcseg'"}, {})
     assert broken.status == "missing" and "pip install" in broken.mend
 
 
@@ -106,7 +109,7 @@ def test_cpu_variables_set(environment):
 
 def test_cpu_variables_missing_on_few_cores():
     mends = [f.mend for f in doctor.check_cpu_variables({"nnUNet_compile": "t"}, cores=2) if f.status == "hint"]
-    assert [mend.partition(" (")[0] for mend in mends] == [
+    assert mends == [
         "export nnUNet_n_proc_DA=0",
         "export nnUNet_compile=f",
         "export nnUNet_def_n_proc=2",

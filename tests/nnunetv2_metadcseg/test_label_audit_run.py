@@ -39,6 +39,7 @@ class FakeModel:
 
     folder = Path("Trainer__Plans__conf")
     file_ending = ".npy"
+    configuration = SimpleNamespace(data_identifier="Plans_conf")
     folds = (0,)
     label_manager = SimpleNamespace(has_regions=False, ignore_label=None)
     predictor = SimpleNamespace(plans_manager=SimpleNamespace(dataset_name="Dataset504_Fake"))

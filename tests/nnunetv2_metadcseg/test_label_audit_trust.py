@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -104,6 +105,33 @@ def test_confirm_refuses_a_label_that_was_corrected_but_not_preprocessed(answere
         confirm_answered(answered)
     (data / "own.nii").write_bytes(b"label")
     (data / "dataset.json").write_text(json.dumps({"dataset": {"c": {"label": "own.nii"}}}))
+    assert confirm_answered(answered) == ["c"]
+
+
+def test_confirm_looks_at_labels_where_variables_say(answered, monkeypatch):
+    data = answered / "raw" / "Dataset504_Demo"
+    monkeypatch.setenv("DEMO_LABELS", str(data / "labelsTr"))
+    (data / "dataset.json").write_text(json.dumps({"dataset": {"c": {"label": "$DEMO_LABELS/c.nii"}}}))
+    assert confirm_answered(answered) == ["c"]
+    (data / "labelsTr" / "c.nii").write_bytes(b"other")
+    with pytest.raises(AuditError, match="c.nii is not the one that was preprocessed"):
+        confirm_answered(answered)
+
+
+def test_confirm_refuses_a_label_that_another_configuration_alone_has_seen(answered):
+    """nnU-Net's copy of the labels follows whichever configuration was preprocessed last."""
+    (answered / "out" / "audit.json").write_text(
+        json.dumps(AUDIT | {"dataset": "Dataset504_Demo", "data_identifier": "nnUNetPlans_3d_fullres"})
+    )
+    preprocessed = answered / "pre" / "Dataset504_Demo"
+    (preprocessed / "nnUNetPlans_3d_fullres").mkdir()
+    made, copy = preprocessed / "nnUNetPlans_3d_fullres" / "c.pkl", preprocessed / "gt_segmentations" / "c.nii"
+    made.touch()
+    os.utime(made, (1000, 1000))
+    os.utime(copy, (2000, 2000))
+    with pytest.raises(AuditError, match="newer than what nnUNetPlans_3d_fullres in .* holds"):
+        confirm_answered(answered)
+    os.utime(made, (3000, 3000))
     assert confirm_answered(answered) == ["c"]
 
 

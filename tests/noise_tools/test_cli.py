@@ -51,16 +51,37 @@ def test_number_and_names_of_trusted_cases_exclude_each_other(capsys):
     assert "not allowed with" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_sigterm_leaves_nothing_behind(tmp_path, processes):
+@pytest.mark.parametrize(("number", "processes"), [("SIGTERM", 1), ("SIGTERM", 2), ("SIGHUP", 1)])
+def test_what_ends_it_leaves_nothing_behind(tmp_path, number, processes):
+    number = signal.Signals[number]
     words = f"phantom -o 7 -n 60 --test 0 -np {processes}".split()
     command = [sys.executable, "-m", "noise_tools.cli", *words]
     with subprocess.Popen(command, env={**os.environ, "nnUNet_raw": str(tmp_path)}, stderr=subprocess.PIPE) as drawing:
         while drawing.poll() is None and not list(tmp_path.glob(".noise_tools-*/imagesTr/*")):
             time.sleep(0.05)
-        drawing.send_signal(signal.SIGTERM)
-        assert drawing.wait(timeout=60) == 143
+        drawing.send_signal(number)
+        assert drawing.wait(timeout=60) == 128 + number
     assert not list(tmp_path.iterdir())
+
+
+def test_a_closed_terminal_does_not_end_what_nohup_started(tmp_path, monkeypatch):
+    earlier = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        cli.main(["list", "erosion"])
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, earlier)
+
+
+def test_what_the_system_refuses_is_one_sentence(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path))
+    (tmp_path / "file").touch()
+    assert cli.main(["preview", "-d", "1", "-o", str(tmp_path / "file" / "p.png")]) == 2
+    assert cli.main(["report", str(tmp_path), str(tmp_path), "-o", str(tmp_path / "file")]) == 2
+    assert cli.main(["corrupt", "-d", "²", "-o", "7", "--noise", "erosion"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3 and all(line.startswith("error: ") for line in lines)
+    assert "file is no folder that you may write to" in lines[1]
 
 
 def test_list_runs(capsys):

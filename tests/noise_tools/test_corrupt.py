@@ -535,6 +535,35 @@ def test_of_two_runs_at_the_same_time_one_wins_whole(raw):
         assert manifests.sha256(raw / names[winner] / "labelsTr" / f"{name}.nii.gz") == entry["sha256"]
 
 
+def test_an_old_list_of_trusted_cases_is_said(raw, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "preprocessed"))
+    prepared = tmp_path / "preprocessed" / "Dataset503_BallsNoisy"
+    prepared.mkdir(parents=True)
+    assert run("-d", 3, "-o", 503, *USUAL) == 0
+    assert "WARNING" not in capsys.readouterr().out
+    (prepared / "trusted_cases.json").write_text("[]")
+    assert run("-d", 3, "-o", 503, "--overwrite", *USUAL) == 0
+    assert "trusted_cases.json, made for the old one, wins" in capsys.readouterr().out
+
+
+def test_files_of_another_ending_than_the_data_set(raw, capsys):
+    """dataset.json may list any files; what is written under nnU-Net's name must be readable under it."""
+    source = raw / "Dataset003_Balls"
+    cases = sorted(path.name.removesuffix(".nii.gz") for path in (source / "labelsTr").iterdir())
+    for case in cases:
+        sitk.WriteImage(sitk.ReadImage(str(source / "labelsTr" / f"{case}.nii.gz")), str(source / f"{case}.mha"))
+    content = json.loads((source / "dataset.json").read_text())
+    content["dataset"] = {c: {"images": [f"imagesTr/{c}_0000.nii.gz"], "label": f"{c}.mha"} for c in cases}
+    (source / "dataset.json").write_text(json.dumps(content))
+    assert run("-d", 3, "-o", 503, *USUAL) == 0
+    for case in manifests.read(raw / "Dataset503_BallsNoisy" / "noise_manifest.json")["trusted_cases"]:
+        label = raw / "Dataset503_BallsNoisy" / "labelsTr" / f"{case}.nii.gz"
+        assert np.array_equal(read(label), read(source / f"{case}.mha"))
+    assert run("-d", 3, "-o", 504, *USUAL, "--test-cases", 2) == 2
+    assert "does not end in .nii.gz" in capsys.readouterr().err
+    assert not (raw / "Dataset504_BallsNoisy").exists()
+
+
 def test_overwrite_replaces_all(raw):
     run("-d", 3, "-o", 503, "--test-cases", 2, *USUAL)
     assert run("-d", 3, "-o", 503, "--overwrite", *USUAL) == 0

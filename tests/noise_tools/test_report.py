@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import math
 import subprocess
 import sys
@@ -65,6 +66,21 @@ def test_processes_change_nothing(raters):
     one, two = (report.compare(*raters, processes=n) for n in (1, 2))
     assert report.csv_text(one.rows) == report.csv_text(two.rows)
     assert one.equal_cases == two.equal_cases
+
+
+@pytest.mark.parametrize("reader", ["NibabelIOWithReorient", "SimpleITKIOWithReorient"])
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_reader_that_turns_axes_reads_both(tmp_path, reader, order):
+    """A bare folder of the very files of a data set that asks for it."""
+    image = sitk.GetImageFromArray(two_balls())
+    image.SetDirection([0, 1, 0, -1, 0, 0, 0, 0, 1])
+    first = write_dataset(tmp_path / "first", {"a": two_balls()})
+    sitk.WriteImage(image, str(first / "labelsTr" / "a.nii.gz"))
+    (tmp_path / "bare").mkdir()
+    sitk.WriteImage(image, str(tmp_path / "bare" / "a.nii.gz"))
+    content = json.loads((first / "dataset.json").read_text())
+    (first / "dataset.json").write_text(json.dumps(content | {"overwrite_image_reader_writer": reader}))
+    assert report.compare(*[first, tmp_path / "bare"][::order]).equal_cases == {"a"}
 
 
 def test_names_regions_and_ignore_of_a_data_set(tmp_path):
