@@ -147,6 +147,7 @@ class CaseAgreement:
         self.beliefs = torch.full((num_cases,), -1.0, device=trusted.device)  # -1: not yet known
         # Over all visits: disagreeing voxels, and how many there would be if the label were right.
         self.history = torch.zeros(num_cases, 2, device=trusted.device)
+        self.visits = torch.zeros(num_cases, device=trusted.device)  # patches in that history
 
     def update_beliefs(self, cases: Tensor, alpha_sums: Tensor, voxels: Tensor) -> None:
         """Fold in the mean alpha where label and teacher disagree: cases (B,), sums of alpha and voxels (B,)."""
@@ -184,6 +185,7 @@ class CaseAgreement:
         self.counts = keep[:, None] * self.counts + add[:, None] * counts
         self.sizes = keep * self.sizes + add * sizes
         self.history = self.history + self._beside_expected(counts, sizes)
+        self.visits = torch.where(self.history[:, 1] > 0, self.visits + patches, 0.0)
 
     def usual_size(self) -> Tensor:
         """Voxels of structure in an average patch."""
@@ -243,7 +245,7 @@ class CaseAgreement:
         return (1 - (1 - safe) * (1 - belief.clamp_max(1))).clamp(0.02, 0.98)
 
     def state_dict(self) -> dict:
-        names = ("counts", "sizes", "usual", "beliefs", "history")
+        names = ("counts", "sizes", "usual", "beliefs", "history", "visits")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict) -> None:
@@ -252,3 +254,5 @@ class CaseAgreement:
         self.usual = state.get("usual", self.usual).clone()  # checkpoints before 2026-11-29 have none
         recent = self._beside_expected(self.counts, self.sizes)  # checkpoints before 2026-11-28 have no history
         self.history = state.get("history", recent).clone()
+        # Checkpoints before 2026-11-30 do not tell; they were worth as much as many.
+        self.visits = state.get("visits", torch.full_like(self.sizes, torch.inf)).clone()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from nnunetv2_metadcseg.agreement import disagreement, probabilities_of
 from nnunetv2_metadcseg.config import MetaDCSegConfig
 from nnunetv2_metadcseg.feature_tap import last_segmentation_layer, unwrap, with_features
+from nnunetv2_metadcseg.label_audit_balance import Record
 from nnunetv2_metadcseg.opinion import OpinionNetwork
 from nnunetv2_metadcseg.patches import Patches
 from nnunetv2_metadcseg.targets import LabelEncoder
@@ -48,15 +49,16 @@ class TrainerRecord:
         weighting.load_state_dict(saved)
         return weighting
 
-    def record(self, case: str) -> float | None:
+    def record(self, case: str) -> Record | None:
         """Disagreement of a training case by that expected of a right label, over all visits; None for other cases.
 
         Counted on patches that the network had not learned yet, most of them before it could know the label by heart.
         """
         if case not in self.index:
             return None
-        found, expected = self.weighting.agreement.history[self.index[case]].tolist()
-        return found / expected if expected > 0 else None
+        agreement, number = self.weighting.agreement, self.index[case]
+        found, expected = agreement.history[number].tolist()
+        return Record(found / expected, float(agreement.visits[number])) if expected > 0 else None
 
     def belief(self, case: str) -> float | None:
         """Mean alpha of a training case where label and teacher disagree, as the trainer counted it at last."""

@@ -20,8 +20,30 @@ from nnunetv2_metadcseg.label_audit import Disagreement, expected_rate
 MOST_DISCOUNT = 0.75  # what goes the other way keeps a quarter: among large labels one may lack a structure
 LARGEST = 0.5  # of a case's balance when the side is told: a few wrecked labels must not decide
 RECORD_SHARE = 0.5  # of what the trainer saw of a case, beside its prediction: half, where errors cancel out
+FEW_VISITS = (
+    20  # so many are worth half of that: a patch tells little, and the first are seen by a network that errs most
+)
 LEAST_RATIO = 1e-3  # a label that agrees wholly has no logarithm
 PRIOR_CASES = 2  # balanced ones, beside the trusted: a single trusted case would be measured by itself
+
+
+@dataclass(frozen=True)
+class Record:
+    """What the trainer saw of a case before it had learned its label.
+
+    Attributes:
+        ratio: voxels where label and second opinion disagreed, by those expected of a right label. visits: patches.
+    """
+
+    ratio: float
+    visits: float
+
+
+def mean_record(records: Sequence[Record]) -> Record | None:
+    """Of several networks, with the visits of all; None without any."""
+    if not records:
+        return None
+    return Record(float(np.mean([r.ratio for r in records])), sum(r.visits for r in records))
 
 
 @dataclass(frozen=True)
@@ -67,23 +89,24 @@ def _balance(part: Disagreement) -> float:
 
 
 def with_records(
-    ratios: Sequence[float], records: Sequence[float | None], trusted: Sequence[bool], side: float
+    ratios: Sequence[float], records: Sequence[Record | None], trusted: Sequence[bool], side: float
 ) -> list[float]:
     """Ratios of a group of cases together with what the trainer saw of them before it had learned their labels.
 
-    The geometric mean of both where errors cancel out. What the trainer saw is neither calibrated nor balanced, so
-    where errors go one way it counts less, down to nothing.
+    The geometric mean of both where errors cancel out and a case was seen often; after few visits it counts less. What
+    the trainer saw is neither calibrated nor balanced, so where errors go one way it counts less too, down to nothing.
 
     Args:
-        ratios: disagreement by that of right labels. records: the same as the trainer counted it, None where it did
-            not. trusted: which cases are. side: of the group (`Balance.side`).
+        ratios: disagreement by that of right labels. records: of the trainer, None where it did not count.
+            trusted: which cases are. side: of the group (`Balance.side`).
     """
     known = np.array([record is not None for record in records])
     if not known.any():
         return list(ratios)
-    seen = np.array([record for record in records if record is not None])
+    seen = np.array([record.ratio for record in records if record is not None])
     seen = seen / expected_rate(seen, np.array(trusted)[known])
-    share = RECORD_SHARE * (1 - side**2)
+    visits = np.array([record.visits for record in records if record is not None])
+    share = RECORD_SHARE * (1 - side**2) / (1 + FEW_VISITS / np.maximum(visits, 1))
     both = np.maximum(ratios, LEAST_RATIO)
     both[known] = both[known] ** (1 - share) * np.maximum(seen, LEAST_RATIO) ** share
     return both.tolist()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnunetv2_metadcseg import __version__
+from nnunetv2_metadcseg.label_audit_balance import Record, mean_record
 from nnunetv2_metadcseg.trusted_cases import TrustedCasesError, check_known, declared_cases, trusted_in_training
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class CasePrediction:
         given: label as given. predicted: label map of the prediction. probabilities: (K, *S).
         learned: 1 - alpha of the trainer, or None. valid: False where ignored.
         properties: nnU-Net's, with the geometry. out_of_fold: no model that predicted it has seen its label.
-        record: disagreement of the case by that of a right label as the trainer counted it, or None.
+        record: disagreement of the case by that of a right label as the trainers counted it, or None.
         belief: the trainer's mean alpha of the case where its label and the teacher disagree, or None.
     """
 
@@ -84,7 +85,7 @@ class CasePrediction:
     properties: dict
     out_of_fold: bool
     learned: np.ndarray | None = None
-    record: float | None = None
+    record: Record | None = None
     belief: float | None = None
 
 
@@ -290,7 +291,7 @@ class TrainedModel:
             properties=properties,
             out_of_fold=out_of_fold,
             learned=self.to_case_geometry(sum(doubts) / len(doubts), properties)[0] if doubts else None,
-            record=float(np.mean(records)) if records else None,
+            record=mean_record(records),
             belief=float(np.mean(beliefs)) if beliefs else None,
         )
 
@@ -393,5 +394,5 @@ class FoldNetwork:
     def belief(self, case: str) -> float | None:
         return None if self.trainer_record is None else self.trainer_record.belief(case)
 
-    def record(self, case: str) -> float | None:
+    def record(self, case: str) -> Record | None:
         return None if self.trainer_record is None else self.trainer_record.record(case)

@@ -31,7 +31,7 @@ from nnunetv2_metadcseg.label_audit import (
     with_usual_size,
     wrong_probability,
 )
-from nnunetv2_metadcseg.label_audit_balance import Balance, find_balance, with_records
+from nnunetv2_metadcseg.label_audit_balance import Balance, Record, find_balance, with_records
 from nnunetv2_metadcseg.label_audit_calibration import Calibration, by_structure, calibrate, lean_notes, size_errors
 from nnunetv2_metadcseg.label_audit_output import MAPS, check_output, written_whole
 from nnunetv2_metadcseg.label_audit_predict import AuditError, CasePrediction, Structure, TrainedModel
@@ -71,7 +71,7 @@ class CaseFinding:
     belief: float | None
     shape: tuple[int, ...]
     spacing: tuple[float, ...]
-    record: float | None = None
+    record: Record | None = None
     ratio: float = float("nan")
     suspicious_voxels: int = 0
     labels: list[LabelFinding] = field(default_factory=list)

@@ -185,7 +185,7 @@ def audit_signals(contents: dict, kind: str, structures: Sequence, wrong: dict) 
     found = {"ratio": {case: findings[case].ratio for case in wrong}}
     records = {case: findings[case].record for case in wrong}
     if all(record is not None for record in records.values()):
-        found["record"] = records
+        found["record"] = {case: record.ratio for case, record in records.items()}
     without = scored(contents, kind, structures, with_records=False)
     ratio = found["ratio without record"] = {case: without[case].ratio for case in wrong}
     beliefs = {case: contents[case][kind].belief for case in wrong}

@@ -123,7 +123,7 @@ class TestCases:
         before = cases.state_dict()
         for each in (cases, untouched):
             each.update(torch.tensor([0]), torch.zeros(1, 3), torch.zeros(1), torch.tensor([False]))
-        for name in ("counts", "sizes", "history"):
+        for name in ("counts", "sizes", "history", "visits"):
             assert torch.equal(cases.state_dict()[name], before[name])
         update(untouched, [0], [[1.0, 0, 0]], [2.0])
         assert untouched.rates()[0, 0] == 0.5
@@ -211,21 +211,23 @@ class TestCases:
         for each in (cases, other):
             update(each, [1], [[3.0, 1, 0]], [9.0])
         assert torch.equal(cases.rates(), other.rates()) and torch.equal(cases.history, other.history)
+        assert torch.equal(cases.visits, other.visits)
 
     def test_history_adds_up_what_was_seen_and_what_right_labels_would_have_shown(self):
         cases = new([True, False])
         given, trusted = torch.tensor([[30.0, 10, 0]]), torch.tensor([[8.0, 2, 0]])
         update(cases, [1], given, [100.0])
-        assert not cases.history.any()  # nothing is expected until a trusted case was seen
+        assert not cases.history.any() and not cases.visits.any()  # nothing is expected until a trusted case was seen
         for _ in range(2):
             update(cases, [0, 1], torch.cat([trusted, given]), [100.0, 100.0])
         expected = 100 * float(cases.teacher_error().sum())
         torch.testing.assert_close(cases.history, torch.tensor([[20.0, 2 * expected], [80.0, 2 * expected]]))
+        assert cases.visits.tolist() == [2, 2]
 
     def test_a_state_without_history_begins_with_the_last_rates(self):
         cases = agreement([[0.1, 0.2, 0], [0.4, 0, 0.1]], [True, False])
         state = cases.state_dict()
-        state.pop("history")
+        del state["history"], state["visits"]
         other = new([True, False])
         other.load_state_dict(state)
         ratio = other.history[:, 0] / other.history[:, 1]

@@ -14,6 +14,7 @@ from nnunetv2_metadcseg.config import MetaDCSegConfig
 from nnunetv2_metadcseg.feature_tap import last_segmentation_layer
 from nnunetv2_metadcseg.given_label_head import GivenLabelHead
 from nnunetv2_metadcseg.label_audit_alpha import LearnedWeights, TrainerRecord
+from nnunetv2_metadcseg.label_audit_balance import Record
 from nnunetv2_metadcseg.weighting import LabelWeighting
 from tests.nnunetv2_metadcseg.networks import small_unet
 
@@ -23,9 +24,10 @@ def test_the_record_is_the_disagreement_of_all_visits_by_that_of_right_labels():
     trusted = torch.tensor([False, False, True])
     weighting = LabelWeighting(config, False, trusted)
     weighting.agreement.history[:2] = torch.tensor([[30.0, 10.0], [0.0, 0.0]])
+    weighting.agreement.visits[0] = 5
     state = {"cases": ["a", "never seen", "c"], "weighting": weighting.state_dict()}
     record = TrainerRecord({"state": state, "config": asdict(config)}, ["c"], False, torch.device("cpu"))
-    assert record.record("a") == 3
+    assert record.record("a") == Record(3, 5)
     assert record.record("never seen") is None and record.record("of another fold") is None
 
 

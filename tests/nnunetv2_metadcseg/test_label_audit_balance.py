@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from nnunetv2_metadcseg.label_audit import Disagreement
-from nnunetv2_metadcseg.label_audit_balance import MOST_DISCOUNT, Balance, find_balance, with_records
+from nnunetv2_metadcseg.label_audit_balance import (
+    FEW_VISITS,
+    MOST_DISCOUNT,
+    Balance,
+    Record,
+    find_balance,
+    mean_record,
+    with_records,
+)
 
 NOTHING = Disagreement(0, 0, 0, 0)
 
@@ -65,10 +75,19 @@ def test_a_single_trusted_case_is_not_measured_by_itself():
 class TestRecords:
     right = [2.0, 2.0, 2.0, 2.0]  # as the last case, which is trusted
 
-    def joined(self, ratios: list[float], records: list[float | None], side: float) -> list[float]:
+    def joined(self, ratios: list[float], records: list[float | None], side: float, visits=math.inf) -> list[float]:
         """Ratios of the first cases, beside others whose labels are right."""
         trusted = [False] * (len(records) + 3) + [True]
-        return with_records([*ratios, *[1.0] * 4], [*records, *self.right], trusted, side)[: len(ratios)]
+        records = [None if record is None else Record(record, visits) for record in [*records, *self.right]]
+        return with_records([*ratios, *[1.0] * 4], records, trusted, side)[: len(ratios)]
+
+    def test_count_less_the_fewer_visits_there_were(self):
+        never, few, many = (self.joined([1.0], [8.0], side=0.0, visits=n)[0] for n in (0, FEW_VISITS, 100 * FEW_VISITS))
+        assert never < 1.05 and few == pytest.approx(4**0.25) and many == pytest.approx(2, rel=0.01)
+
+    def test_mean_of_several_networks(self):
+        assert mean_record([Record(1.0, 10), Record(3.0, 5)]) == Record(2.0, 15)
+        assert mean_record([]) is None
 
     def test_count_as_much_as_the_prediction_where_errors_cancel_out(self):
         assert self.joined([1.0, 4.0], [8.0, 2.0], side=0.0) == pytest.approx([2.0, 2.0])

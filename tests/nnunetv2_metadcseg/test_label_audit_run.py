@@ -13,6 +13,7 @@ import pytest
 from scipy.special import expit, logit
 
 from nnunetv2_metadcseg.label_audit import Disagreement
+from nnunetv2_metadcseg.label_audit_balance import Record
 from nnunetv2_metadcseg.label_audit_output import check_output
 from nnunetv2_metadcseg.label_audit_predict import AuditError, CasePrediction, FoldNetwork, Structure, TrainedModel
 from nnunetv2_metadcseg.label_audit_run import (
@@ -318,4 +319,4 @@ def test_what_the_trainer_saw_finds_a_label_that_the_network_knows_by_heart():
 
 def finding(case: str, record: float) -> CaseFinding:
     part = Disagreement(1, 1, 100, 100)
-    return CaseFinding(case, False, False, {"x": part}, part, None, (1, 1, 1), (1, 1, 1), record)
+    return CaseFinding(case, False, False, {"x": part}, part, None, (1, 1, 1), (1, 1, 1), Record(record, 200))
