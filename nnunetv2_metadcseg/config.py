@@ -14,22 +14,22 @@ class MetaDCSegConfig:
 
     # Share of the patches that come from trusted cases: where label errors are all one-sided (and in the `mixed`
     # baseline), and where they cancel out: there the given labels teach too, and of more images. A batch of two or more
-    # has one trusted patch at least, and at the beginning of the start (`alone_dice`) no others.
+    # has one trusted patch at least. In the warm-up half of a batch is trusted.
     trusted_fraction: float = 0.5
     least_trusted_fraction: float = 0.25
-    # The training starts on trusted patches only: warming up on the given labels teaches their bias. The start lasts
+    # At the start what predicts learns trusted patches only: the given labels would teach their bias. The start lasts
     # until the Dice on them reaches `start_dice`, but no less and no more than these shares of the training, or than it
     # takes to draw so many patches per case where that is shorter: labels are learned by heart by being seen often,
     # however long the training.
     start_fractions: tuple[float, float] = (0.05, 0.6)
     start_visits: tuple[float, float] = (20, 60)
     start_dice: float = 0.8
-    # Its first part sees no given labels at all, until that Dice has reached this, but no longer than this share of the
-    # training or so many patches per case: learned from the first step on they take the features before what predicts
-    # has any; learned late, the features come late.
-    alone_dice: float = 0.5
-    alone_fraction: float = 0.1
-    alone_visits: float = 10
+    # In its first part, the warm-up, what predicts does learn all labels as they are, until that Dice has reached this,
+    # but no longer than this share of the training or so many patches per case. Features learned from few cases alone
+    # are worse; and two layers that learn different patches from the first step on keep each other from finding any.
+    warm_up_dice: float = 0.5
+    warm_up_fraction: float = 0.1
+    warm_up_visits: float = 10
     # Pseudo-labels come from the two last layers of the student, or (True) of a teacher, an average of the student
     # over time, which costs a forward pass and was never better where measured (docs/lab_notebook.md, g).
     teacher: bool = False

@@ -31,12 +31,12 @@ from nnunetv2_metadcseg.weighting import LabelWeighting
 class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
     """MetaDCSeg (arXiv 2511.18894) in nnU-Net: learned trust in labels and pseudo-labels, Dynamic Center Distance.
 
-    What predicts starts on the trusted patches alone, then learns given-label patches whose target is the given label
-    where a second opinion agrees and alpha label + beta pseudo-label where it does not. A second last layer learns the
-    given labels as they are, so that their images teach the features throughout; as far as label errors cancel out, it
-    learns no doubted cases and has a say in the second opinion, which is what predicts after the last step. Once wrong
-    labels begin to be learned by heart, the trainer goes back to before and leaves out the doubted cases. See
-    docs/method.md.
+    What predicts warms up on all labels, goes on with the trusted patches alone, then learns given-label patches whose
+    target is the given label where a second opinion agrees and alpha label + beta pseudo-label where it does not. A
+    second last layer learns the given labels as they are, so that their images teach the features throughout; as far as
+    label errors cancel out, it learns no doubted cases and has a say in the second opinion, which is what predicts
+    after the last step. Once wrong labels begin to be learned by heart, the trainer goes back to before and leaves out
+    the doubted cases. See docs/method.md.
     """
 
     config = MetaDCSegConfig()
@@ -68,7 +68,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         self.best_trusted_dice: float | None = None
         self.has_trust_maps = False
         self.start_dice = 0.0  # running Dice on trusted patches, during the start only
-        self.has_features = False  # it has reached `alone_dice`
+        self.has_features = False  # it has reached `warm_up_dice`
         self._look = self.fuse(self._look)
 
     def _build_given_head(self) -> GivenLabelHead:
@@ -160,9 +160,9 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         if self.has_memorised:
             trusted, given = len(self.train_loader.trusted), len(self.train_loader.given)
             share = trusted / (trusted + given)
-        elif self.alone:
-            share = 1.0
-        else:
+        elif self.starting and self.given_head is None and not self.warming_up:
+            share = 1.0  # nothing learns given labels
+        elif not self.warming_up:
             least = min(share, self.config.least_trusted_fraction)
             share = least + (share - least) * float(self.weighting.bias)
         self.train_loader.trusted_share = share
@@ -171,22 +171,17 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
     def starting(self) -> bool:
         """Still in the first part of the training, in which predictions are learned from trusted patches only.
 
-        It lasts until the trusted patches are learned well enough for the teacher to have a say, within bounds.
+        But for its beginning, the warm-up. It lasts until the trusted patches are learned well enough for the teacher to have a say, within bounds.
         """
         low, high = map(self._steps, self.config.start_fractions, self.config.start_visits)
         step = self.training_step - self.start_step
         return step < low or (self.start_dice < self.config.start_dice and step < high)
 
     @property
-    def alone(self) -> bool:
-        """Still in the first part of the start, which sees no given labels.
-
-        Without a second last layer, for which given labels are drawn later in the start, all of it.
-        """
-        if not self.starting or self.given_head is None:
-            return self.starting
-        longest = self._steps(self.config.alone_fraction, self.config.alone_visits)
-        return not self.has_features and self.training_step - self.start_step < longest
+    def warming_up(self) -> bool:
+        """Still in the first part of the start, in which what predicts learns all labels as they are."""
+        longest = self._steps(self.config.warm_up_fraction, self.config.warm_up_visits)
+        return self.starting and not self.has_features and self.training_step - self.start_step < longest
 
     def _steps(self, fraction: float, visits: float) -> float:
         """Steps of this share of the training, or of so many patches per case where they are fewer."""
@@ -203,20 +198,22 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         if self.has_memorised:
             return f"without {len(self.left_out)} doubted cases"
         if self.starting:
-            return "trusted patches only" if self.alone else "trusted patches, the second last layer given labels"
+            if self.warming_up:
+                return "warm-up: all labels as they are"
+            return "trusted patches" + (", the second last layer given labels" if self.given_head is not None else "")
         return f"given labels and trusted patches, {len(self.doubted or [])} cases doubted"
 
     # ---- one step -----------------------------------------------------------------------------------------------
 
     def train_step(self, batch: dict) -> dict:
-        before = self.alone, self.starting
+        before = self.warming_up, self.starting
         result = super().train_step(batch)
         if self.teacher is not None and not self.has_memorised:
             self.teacher.update()
         self.training_step += 1
-        if before != (self.alone, self.starting):
+        if before != (self.warming_up, self.starting):
             if before[0]:
-                self.weighting.forget_one_sidedness()  # of a layer that had learned nothing
+                self.weighting.forget_one_sidedness()  # of layers that had learned little
             self._set_trusted_share()
         return result
 
@@ -230,7 +227,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         noted, logits, student, opinion, valid = self._look(features, logits, label, valid, num_given, taught)
         features = features.detach()
         self._note(*noted)
-        if self.has_memorised:
+        if self.has_memorised or self.warming_up:
             return label, torch.cat([valid[given] * taught, valid[num_given:]])
         if self.starting or self._some_rank_has_one_kind(num_given, len(data)):
             return label, torch.cat([torch.zeros_like(valid[:num_given]), valid[num_given:]])
@@ -402,7 +399,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             total, count = self.collective.sum(counted(dice)).tolist()
             if count:
                 self.start_dice += 0.05 * (total / count - self.start_dice)
-                self.has_features |= self.start_dice >= self.config.alone_dice
+                self.has_features |= self.start_dice >= self.config.warm_up_dice
 
     # ---- log ----------------------------------------------------------------------------------------------------
 
@@ -549,7 +546,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         self.training_step = state["step"]
         self.start_dice = state["start_dice"]
         # Checkpoints before 2026-11-30 have none.
-        self.has_features = state.get("has_features", self.start_dice >= self.config.alone_dice)
+        self.has_features = state.get("has_features", self.start_dice >= self.config.warm_up_dice)
         self.trusted_dice_average = state["trusted_dice_average"]
         self._best_ema = self.best_trusted_dice = state["best_trusted_dice"]
         left_out = state.get("left_out")  # checkpoints before 2026-11-28 have none

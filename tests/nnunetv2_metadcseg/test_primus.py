@@ -38,7 +38,7 @@ class TinyPrimus(AbstractPrimus):
 class ShortPrimus(MetaDCSegPrimus, PrimusCheckpoints, TinyPrimus):
     """One step on trusted patches only, then batches of both kinds."""
 
-    config = replace(MetaDCSegPrimus.config, start_fractions=(0.01, 0.01), alone_fraction=0.0)
+    config = replace(MetaDCSegPrimus.config, start_fractions=(0.01, 0.01), warm_up_fraction=0.0)
     warm_up = 50
 
     def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")):  # noqa: B008

@@ -34,15 +34,15 @@ from tests.nnunetv2_metadcseg.tiny_dataset import TinyDataset
 class ShortStart(nnUNetTrainerMetaDCSeg):
     """One step of the start, which lasts at least that long."""
 
-    config = replace(nnUNetTrainerMetaDCSeg.config, start_fractions=(0.01, 0.01), alone_fraction=0.0)
+    config = replace(nnUNetTrainerMetaDCSeg.config, start_fractions=(0.01, 0.01), warm_up_fraction=0.0)
 
 
 class ShortStartNetwork(nnUNetTrainerMetaDCSegNetworkInfluence):
-    config = replace(nnUNetTrainerMetaDCSegNetworkInfluence.config, start_fractions=(0.01, 0.01), alone_fraction=0.0)
+    config = replace(nnUNetTrainerMetaDCSegNetworkInfluence.config, start_fractions=(0.01, 0.01), warm_up_fraction=0.0)
 
 
 class ShortStartMeanTeacher(nnUNetTrainerMetaDCSegMeanTeacher):
-    config = replace(nnUNetTrainerMetaDCSegMeanTeacher.config, start_fractions=(0.01, 0.01), alone_fraction=0.0)
+    config = replace(nnUNetTrainerMetaDCSegMeanTeacher.config, start_fractions=(0.01, 0.01), warm_up_fraction=0.0)
 
 
 class NoDeepSupervision(ShortStart):
@@ -355,26 +355,35 @@ class TestStart:
         assert trainer.start_dice == pytest.approx(0.05)
         assert trainer.weighting.statistics.means()["trusted_dice"] == pytest.approx(1)
 
-    def test_given_labels_come_in_once_trusted_patches_begin_to_be_learned(self, make):
+    def test_warm_up_ends_once_trusted_patches_begin_to_be_learned(self, make):
         class Long(nnUNetTrainerMetaDCSeg):
-            config = replace(nnUNetTrainerMetaDCSeg.config, start_fractions=(0.1, 0.6), alone_fraction=0.6)
+            config = replace(nnUNetTrainerMetaDCSeg.config, start_fractions=(0.1, 0.6), warm_up_fraction=0.6)
 
         trainer = start(make(), Long, epochs=1, iterations=20)
-        assert [batch["num_given"] for batch in steps(trainer, 2)] == [0, 0]
-        assert trainer.alone and trainer.starting
-        trainer._note(0.0, torch.tensor(10.0), None)  # once above alone_dice
-        assert trainer.start_dice > 0.4
-        trainer.on_train_epoch_start()
-        trainer.start_dice = 0.3  # a dip is no reason to do without them again
-        assert [batch["num_given"] for batch in steps(trainer, 2)] == [2, 2]
-        assert trainer.starting and not trainer.alone
+        steps(trainer, 2)
+        assert trainer.warming_up and trainer.starting
+        trainer._note(0.0, torch.tensor(10.0), None)  # once above warm_up_dice
+        assert trainer.has_features
+        trainer.start_dice = 0.3  # a dip is no reason to warm up again
+        steps(trainer, 2)
+        assert trainer.starting and not trainer.warming_up
 
-    def test_given_labels_come_in_after_a_tenth_of_the_training(self, make):
+    def test_warm_up_lasts_a_tenth_of_the_training_at_most(self, make):
         trainer = start(make(), nnUNetTrainerMetaDCSeg, epochs=1, iterations=40)
-        assert [batch["num_given"] for batch in steps(trainer, 4)] == [0] * 4
-        # What was counted so far is of a layer that had learned nothing.
+        assert [batch["num_given"] for batch in steps(trainer, 4)] == [2] * 4
+        assert trainer.starting and not trainer.warming_up
+        # What was counted so far is of layers that had learned little.
         assert trainer.weighting.bias == 1.0 and not trainer.weighting.label_depth.counts.any()
-        assert [batch["num_given"] for batch in steps(trainer, 2)] == [2] * 2
+
+    def test_predictions_warm_up_on_all_labels_but_for_what_the_user_does_not_trust(self, make, monkeypatch):
+        trainer = start(make(), nnUNetTrainerMetaDCSeg, epochs=1, iterations=40)
+        trust = torch.full((2, 1, 1, 1, 1), 0.25)
+        monkeypatch.setattr(trainer, "_user_trust", lambda batch, given: trust)
+        batch = next(trainer.dataloader_train)
+        data, (label, valid) = trainer.to_device(batch["data"]), trainer.encoder(batch["target"])
+        target, weight = trainer.training_targets(batch, data, trainer.forward(data), label, valid)
+        assert torch.equal(target, label)
+        assert torch.equal(weight[:2], 0.25 * valid[:2]) and torch.equal(weight[2:], valid[2:])
 
     def test_predictions_learn_from_trusted_patches_only_and_features_from_all(self, make):
         trainer = start(make())
@@ -397,7 +406,7 @@ class TestStart:
             config = replace(ShortStart.config, given_head=0.0)
 
         trainer = start(make(), WithoutHead)
-        assert [batch["num_given"] for batch in steps(trainer, 3)] == [0, 2, 2]
+        assert [batch["num_given"] for batch in steps(trainer, 3)] == [0, 2, 2]  # of the start, then after it
         assert trainer.weighting.bias == 1.0
 
     @staticmethod
