@@ -171,7 +171,8 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
     def starting(self) -> bool:
         """Still in the first part of the training, in which predictions are learned from trusted patches only.
 
-        But for its beginning, the warm-up. It lasts until the trusted patches are learned well enough for the teacher to have a say, within bounds.
+        But for its beginning, the warm-up. It lasts until the trusted patches are learned well enough for the teacher
+        to have a say, within bounds.
         """
         low, high = map(self._steps, self.config.start_fractions, self.config.start_visits)
         step = self.training_step - self.start_step
