@@ -161,13 +161,11 @@ def check_trainer(trainer: str, probed: Mapping, environment: Mapping[str, str])
     """Did nnU-Net's own search find the trainer?"""
     if "trainer" in probed:
         return Finding("ok", f"nnU-Net finds {trainer}: {probed['trainer']}")
-    text, folder = (
-        f"nnU-Net does not find {trainer}: {str(probed['error']).split('. ')[0]}",
-        check_trainer_folder(environment),
-    )
+    text = f"nnU-Net does not find {trainer}: {str(probed['error']).split('. ')[0]}"
     if not str(probed["error"]).startswith("RuntimeError: Could not find requested nnunet trainer"):
         mend = f"{sys.executable} -m pip install --force-reinstall --no-deps {source(OWN_PACKAGE)}"
         return Finding("missing", text, mend)
+    folder = check_trainer_folder(environment)
     if folder.status == "ok":
         text += f"; correct the name, or leave -tr out for {DEFAULT_TRAINER}"
     return Finding("missing", text, folder.mend)

@@ -20,9 +20,8 @@ from nnunetv2_metadcseg.label_audit import Disagreement, expected_rate
 MOST_DISCOUNT = 0.75  # what goes the other way keeps a quarter: among large labels one may lack a structure
 LARGEST = 0.5  # of a case's balance when the side is told: a few wrecked labels must not decide
 RECORD_SHARE = 0.5  # of what the trainer saw of a case, beside its prediction: half, where errors cancel out
-FEW_VISITS = (
-    20  # so many are worth half of that: a patch tells little, and the first are seen by a network that errs most
-)
+# So many are worth half of that: a patch tells little, and the first are seen by a network that errs most.
+FEW_VISITS = 20
 LEAST_RATIO = 1e-3  # a label that agrees wholly has no logarithm
 PRIOR_CASES = 2  # balanced ones, beside the trusted: a single trusted case would be measured by itself
 

@@ -41,7 +41,7 @@ def explained(what: str) -> Iterator[None]:
         raise AuditError(f"{what} ({type(error).__name__}: {reason:.200}).") from error
 
 
-def read_json(file: Path, advice: str) -> Any:
+def read_json(file: Path, advice: str = "restore it") -> Any:
     """Raises AuditError, with `advice` where the file is missing, or where it is broken or a folder."""
     if file.is_dir():
         raise AuditError(f"{file} is a folder, expected a JSON file; give the file in it.")
@@ -176,7 +176,7 @@ class TrainedModel:
     def dataset_json(self) -> dict:
         """The one of the preprocessed folder, which may have got trusted cases since the training."""
         file = self.preprocessed / "dataset.json"
-        return read_json(file, "") if file.is_file() else self.predictor.dataset_json
+        return read_json(file) if file.is_file() else self.predictor.dataset_json
 
     @cached_property
     def trusted(self) -> list[str]:
@@ -213,7 +213,7 @@ class TrainedModel:
         file = self.preprocessed / "splits_final.json"
         if not file.is_file():
             raise AuditError(f"There is no {file}, which says what each fold was trained on; restore it.")
-        splits = read_json(file, "")
+        splits = read_json(file)
         if not isinstance(splits, list) or not all(isinstance(s, dict) and {"train", "val"} <= set(s) for s in splits):
             raise AuditError(f'{file} is not a list of folds with "train" and "val" each; restore it.')
         return splits

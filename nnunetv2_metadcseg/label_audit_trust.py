@@ -120,7 +120,7 @@ def confirm(
             was corrected in the raw data set only.
     """
     answers = read_answers(file)
-    identifier = check_same_data_set(file, preprocessed.name)
+    identifier = audited_identifier(file, preprocessed.name)
     checked = confirmed_cases(answers, known, file)
     unknown = sorted(set(trusted) - set(known))
     if unknown:
@@ -136,11 +136,11 @@ def confirm(
     return sorted(set(checked) - set(trusted)), target
 
 
-def check_same_data_set(answers: Path, dataset: str) -> str | None:
-    """Folder of the preprocessed cases that the audit, which the answers lie beside, is of; None where not known.
+def audited_identifier(answers: Path, dataset: str) -> str | None:
+    """Folder of the preprocessed cases that the audit beside the answers is of; None where that is not known.
 
     Raises:
-        AuditError: it is of another data set; case names may agree.
+        AuditError: the audit is of another data set; case names may agree.
     """
     file = answers.parent / "audit.json"
     audit = read_audit(file) if file.is_file() else {}
@@ -185,7 +185,7 @@ def check_preprocessed_labels(
 def listed_labels(raw: Path) -> dict[str, str]:
     """{case: label file} as dataset.json of the raw data set lists them; it lists none where all are in labelsTr."""
     file = raw / "dataset.json"
-    content = read_json(file, "") if file.is_file() else {}
+    content = read_json(file) if file.is_file() else {}
     listed = content.get("dataset") if isinstance(content, dict) else None
     entries = listed.items() if isinstance(listed, dict) else ()
     return {case: entry["label"] for case, entry in entries if isinstance(entry, dict) and "label" in entry}
