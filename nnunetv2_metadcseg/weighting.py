@@ -32,6 +32,7 @@ from nnunetv2_metadcseg.evidence import (
 from nnunetv2_metadcseg.fusion import Fuse, unfused
 from nnunetv2_metadcseg.given_label_head import LabelBias
 from nnunetv2_metadcseg.influence import HeadInfluence, logit_gradient
+from nnunetv2_metadcseg.known_classes import KnownClasses
 from nnunetv2_metadcseg.label_depth import LabelDepth
 from nnunetv2_metadcseg.memorisation import MemorisationWatch
 from nnunetv2_metadcseg.meta_weights import MetaWeights
@@ -87,6 +88,7 @@ class LabelWeighting:
         self.label_bias = LabelBias(config.bias_momentum, trusted.device, self.collective)
         self.label_depth = LabelDepth(config.bias_momentum, trusted.device, self.collective, spacing)
         self.looks_at_depth = config.label_depth
+        self.known_classes = KnownClasses(config.bias_momentum, self.collective)
         self.memorisation = MemorisationWatch(memorisation_horizon, config.memorised_share, device=trusted.device)
         self.statistics = EpochStatistics()
         self._observe, self._gather, self._decide = map(fuse, (self._observe, self._gather, self._decide))
@@ -162,7 +164,9 @@ class LabelWeighting:
             valid: (B, 1, *S). B may be zero; every DDP rank must call it.
         """
         maps = (said, hard_labels(said, self.regions), hard_labels(predicted, self.regions), label)
-        self.label_bias.update(*(foreground(m, valid, self.regions) for m in maps))
+        structures = [foreground(m, valid, self.regions) for m in maps]
+        self.label_bias.update(*structures)
+        self.known_classes.update(*structures[2:])
         if self.looks_at_depth:
             decided, predicted, label = map(self._structure, maps[1:])
             self.label_depth.update(decided, label, (predicted == label) & (valid > 0))
@@ -260,12 +264,29 @@ class LabelWeighting:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Alpha as a map (B, H, *S), and scalars for the log."""
         belief = torch.sigmoid(prior) if self.config.influence == "none" else self.meta.alpha(inputs, prior)
+        belief = self._unless_unknown(belief, at_voxels(patches.label, where), where)
         share = found.differs.sum() / (patches.valid.sum() * found.differs.shape[1])
         sums = torch.zeros(len(patches.cases), device=belief.device).index_add_(0, where[0], belief)
         self.agreement.update_beliefs(patches.cases, sums, found.differs.flatten(1).sum(1))
         alpha = torch.ones(found.differs.shape, device=belief.device)
         alpha[where] = belief
         return alpha, {"disagreeing": share, "alpha": belief.mean(), "beta": 1 - belief.mean()}
+
+    def _unless_unknown(self, belief: Tensor, label: Tensor, where: tuple[Tensor, ...]) -> Tensor:
+        """Belief (V,) in given labels at the disagreeing decisions `where`, more in those of classes not yet found.
+
+        Args:
+            label: (V, K) of zeros and ones, at the voxels.
+        """
+        known = self.known_classes()
+        if known is None:
+            return belief
+        if self.regions:
+            unknown = label.gather(1, where[1][:, None])[:, 0] * (1 - known)[where[1]]
+        else:
+            unknown = (label[:, 1:] * (1 - known)).sum(1)
+        # Not one: that would mean that label and second opinion agree.
+        return torch.maximum(belief, (unknown + (1 - unknown) * belief).clamp_max(0.98))
 
     def _prior(self, evidence: Evidence, direction: Tensor, patches: Patches) -> Tensor:
         if not self.config.agreement_prior:
@@ -344,6 +365,7 @@ class LabelWeighting:
             "label_bias": self.label_bias.counts,
             "label_depth": self.label_depth.counts,
             "spacing": self.label_depth.spacing,
+            "known_classes": self.known_classes.counts,
             "memorisation": self.memorisation.state_dict(),
             "meta": self.meta.state_dict(),
         }
@@ -356,6 +378,7 @@ class LabelWeighting:
         self.label_bias.set_counts(state["label_bias"])
         self.label_depth.counts = state.get("label_depth", self.label_depth.counts).clone()  # none before 2026-11-29 j
         self.label_depth.spacing = state.get("spacing", self.label_depth.spacing)  # the audit has none of its own
+        self.known_classes.counts = state.get("known_classes")  # checkpoints before 2026-11-30 have none
         self.note_one_sidedness()
         if "usual" in state["agreement"]:  # checkpoints before 2026-11-29 have none, or one that watched other rates
             self.memorisation.load_state_dict(state["memorisation"])

@@ -1,0 +1,49 @@
+"""Which classes the layer that predicts has found: before it has, it cannot say that a label of the class is wrong.
+
+A class that is found late, one of many small ones, say, would otherwise be lost for good: the second opinion lacks it,
+so given labels of it are doubted, and the network is taught on given-label patches that it is not there.
+
+Tensors only. B batch, K foreground heads, `*S` space.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nnunetv2_metadcseg.collective import Collective
+
+FOUND = 0.5  # recall on trusted patches from which on a class counts as known
+
+
+class KnownClasses:
+    """Running recall of every class on trusted patches.
+
+    Args:
+        momentum: share of the old counts kept per update. collective: reductions over DDP ranks.
+    """
+
+    def __init__(self, momentum: float = 0.98, collective: Collective | None = None) -> None:
+        self.momentum, self.collective = momentum, collective or Collective()
+        self.counts: Tensor | None = None  # (K, 2): voxels found, voxels of the label
+
+    @torch.no_grad()
+    def update(self, predicted: Tensor, label: Tensor) -> None:
+        """Fold in trusted patches.
+
+        Args:
+            predicted, label: (B, K, *S) zeros and ones without background, zero where ignored. B may be zero.
+        """
+        counts = torch.stack([m.transpose(0, 1).flatten(1).sum(1) for m in (predicted * label, label)], 1)
+        counts = self.collective.sum(counts)
+        old = torch.zeros_like(counts) if self.counts is None else self.counts
+        self.counts = self.momentum * old + (1 - self.momentum) * counts
+
+    def __call__(self) -> Tensor | None:
+        """How far each class is known, (K,) in [0, 1]: recall / FOUND, 0 where no trusted patch has held it.
+
+        None before the first update.
+        """
+        if self.counts is None:
+            return None
+        return (self.counts[:, 0] / (FOUND * self.counts[:, 1]).clamp_min(1e-6)).clamp_max(1)
