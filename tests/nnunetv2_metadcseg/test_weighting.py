@@ -230,6 +230,25 @@ class TestSettings:
         assert (after[rim] < before[rim]).all() and (after[inside] > before[inside]).all()
         assert torch.equal(after[~extra], before[~extra])
 
+    @pytest.mark.parametrize("regions", [False, True])
+    def test_labels_of_classes_that_are_not_found_yet_are_believed(self, regions):
+        batch = Batch(0, regions)
+        usual, weighting = new(regions, influence="none"), new(regions, influence="none")
+        heads = 3 if regions else 2
+        weighting.known_classes.counts = torch.tensor([[8.0, 8.0]] * (heads - 1) + [[0.0, 8.0]])
+        before, after = (step(w, batch)[0] for w in (usual, weighting))
+        of_last = disagreeing(batch).differs & (batch.label[:2, -1:] > 0.5)
+        if regions:
+            of_last[:, :-1] = False
+        assert of_last.any() and (after[of_last] == 0.98).all()
+        assert torch.equal(after[~of_last], before[~of_last])
+
+    def test_state_holds_which_classes_are_known(self):
+        weighting, batch, other = new(), Batch(0), new()
+        weighting.observe_bias(batch.teacher, batch.student, batch.label, batch.valid)
+        other.load_state_dict(weighting.state_dict())
+        assert torch.equal(other.known_classes(), weighting.known_classes())
+
     @pytest.mark.parametrize("counts", [[1.0, 1.0, 1.0], [0.0, 1.0, 1.0]])
     def test_depth_is_looked_at_only_where_labels_are_too_large(self, counts):
         weighting, batch = new(), Batch(0)

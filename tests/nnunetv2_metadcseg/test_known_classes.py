@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nnunetv2_metadcseg.known_classes import FOUND, KnownClasses
+
+
+def maps(*sizes: int) -> torch.Tensor:
+    """(1, K, 10), the first voxels of each head set."""
+    return (torch.arange(10) < torch.tensor(sizes).view(1, -1, 1)).float()
+
+
+def test_nothing_is_said_before_the_first_patch():
+    assert KnownClasses()() is None
+
+
+def test_is_the_recall_by_that_of_a_found_class():
+    known = KnownClasses(momentum=0.0)
+    known.update(maps(10, 2, 0, 5), maps(8, 8, 8, 0))
+    assert known().tolist() == pytest.approx([1, 2 / 8 / FOUND, 0, 0])  # more than the label is no better; none seen
+
+
+def test_patches_without_a_class_do_not_change_what_is_known_of_it():
+    known = KnownClasses(momentum=0.5)
+    known.update(maps(8, 2), maps(8, 8))
+    before = known()
+    known.update(maps(0, 0), maps(0, 0))
+    known.update(torch.zeros(0, 2, 10), torch.zeros(0, 2, 10))
+    torch.testing.assert_close(known(), before)
+    known.update(maps(0, 8), maps(0, 8))
+    assert known()[1] > before[1]
