@@ -368,8 +368,8 @@ class TestStart:
         steps(trainer, 2)
         assert trainer.starting and not trainer.warming_up
 
-    def test_warm_up_lasts_a_tenth_of_the_training_at_most(self, make):
-        trainer = start(make(), nnUNetTrainerMetaDCSeg, epochs=1, iterations=40)
+    def test_warm_up_lasts_two_fifths_of_the_training_at_most(self, make):
+        trainer = start(make(), nnUNetTrainerMetaDCSeg, epochs=1, iterations=10)
         assert [batch["num_given"] for batch in steps(trainer, 4)] == [2] * 4
         assert trainer.starting and not trainer.warming_up
         # What was counted so far is of layers that had learned little.
@@ -384,6 +384,9 @@ class TestStart:
         target, weight = trainer.training_targets(batch, data, trainer.forward(data), label, valid)
         assert torch.equal(target, label)
         assert torch.equal(weight[:2], 0.25 * valid[:2]) and torch.equal(weight[2:], valid[2:])
+        trainer.further_loss().backward()  # the second last layer reads along
+        assert trainer.given_head.layer.weight.grad.any()
+        assert all(parameter.grad is None for parameter in trainer.network.parameters())
 
     def test_predictions_learn_from_trusted_patches_only_and_features_from_all(self, make):
         trainer = start(make())
