@@ -8,13 +8,12 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 from nnunetv2_metadcseg import __version__
+from noise_tools.interruption import clean_up_when_ended
 
 # name: (module with add_arguments(parser) and run(args) -> exit status, help text)
 SUB_COMMANDS = {
@@ -60,24 +59,11 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def _clean_up_when_ended() -> None:
-    """Let SIGTERM (of a batch system) and SIGHUP (of a closed terminal) end the command as exceptions.
-
-    So nothing half written stays. What ignores SIGHUP (nohup) goes on doing so.
-    """
-    if threading.current_thread() is not threading.main_thread():  # no other may set it
-        return
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)  # Windows has no SIGHUP
-        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, lambda received, _: sys.exit(128 + received))
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one sub-command; bad input ends with one `error: ...` line on stderr and status 2."""
     argv = list(sys.argv[1:] if argv is None else argv)
     args = build_parser(argv[0] if argv else None).parse_args(argv)
-    _clean_up_when_ended()
+    clean_up_when_ended()
     try:
         return importlib.import_module(SUB_COMMANDS[args.command][0]).run(args) or 0
     except (ValueError, OSError) as error:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+
+from noise_tools.interruption import clean_up_when_ended
 
 # Sub-commands of which the module itself adds the arguments.
 _SELF_DESCRIBED = {
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser(argv[0] if argv else "").parse_args(argv)
     from noise_tools.errors import NoiseToolsError
 
-    _clean_up_when_ended()
+    clean_up_when_ended()
     try:
         status = import_module(args.module).run(args) or 0
         sys.stdout.flush()  # a closed pipe shows here, not when the interpreter ends
@@ -39,19 +39,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("error: interrupted; nothing was kept.", file=sys.stderr)
         return 130
-
-
-def _clean_up_when_ended() -> None:
-    """Let SIGTERM (of a batch system) and SIGHUP (of a closed terminal) end the command as exceptions.
-
-    So nothing half written stays. What ignores SIGHUP (nohup) goes on doing so.
-    """
-    if threading.current_thread() is not threading.main_thread():  # no other may set it
-        return
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)  # Windows has no SIGHUP
-        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, lambda received, _: sys.exit(128 + received))
 
 
 def build_parser(command: str = "") -> argparse.ArgumentParser:
