@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 import pytest
@@ -21,3 +22,11 @@ def one_thread() -> None:
     """What tests compute is tiny: on a busy machine, threads that wait for each other make it ten times slower."""
     if "torch" in sys.modules:  # some of what tests call sets another number
         sys.modules["torch"].set_num_threads(1)
+
+
+@pytest.fixture
+def hangups_are_heard():
+    """Child processes do not ignore SIGHUP, even where the tests do (`nohup make test`)."""
+    earlier = signal.signal(signal.SIGHUP, lambda *_: None)  # a handler is not inherited, to ignore is
+    yield
+    signal.signal(signal.SIGHUP, earlier)

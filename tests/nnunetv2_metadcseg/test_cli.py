@@ -73,7 +73,7 @@ def test_bad_input_is_one_line_on_stderr(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_an_audit_that_is_ended_leaves_nothing(tmp_path, number):
+def test_an_audit_that_is_ended_leaves_nothing(tmp_path, hangups_are_heard, number):
     code = (
         "import sys, time\n"
         "from pathlib import Path\n"

@@ -52,7 +52,7 @@ def test_number_and_names_of_trusted_cases_exclude_each_other(capsys):
 
 
 @pytest.mark.parametrize(("number", "processes"), [("SIGTERM", 1), ("SIGTERM", 2), ("SIGHUP", 1)])
-def test_what_ends_it_leaves_nothing_behind(tmp_path, number, processes):
+def test_what_ends_it_leaves_nothing_behind(tmp_path, hangups_are_heard, number, processes):
     number = signal.Signals[number]
     words = f"phantom -o 7 -n 60 --test 0 -np {processes}".split()
     command = [sys.executable, "-m", "noise_tools.cli", *words]
