@@ -26,8 +26,7 @@ class MetaDCSegConfig:
     start_dice: float = 0.8
     # In its first part, the warm-up, what predicts does learn all labels as they are, until that Dice has reached this,
     # but no longer than this share of the training or so many patches per case. Features learned from few cases alone
-    # are worse; and two layers that learn different patches from the first step on keep each other from finding any, so
-    # the one that learns the given labels only reads along.
+    # are worse; and two layers that learn different patches from the first step on keep each other from finding any.
     warm_up_dice: float = 0.5
     warm_up_fraction: float = 0.4
     warm_up_visits: float = 40

@@ -221,8 +221,6 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
     def training_targets(self, batch: dict, data: Tensor, outputs, label: Tensor, valid: Tensor):
         """Labels as they are on trusted patches, mixed targets and weights on given-label patches."""
         features, num_given = self.tap.pop(), batch["num_given"]
-        if self.warming_up:
-            features = features.detach()  # the second last layer reads along; two layers find their features later
         given = slice(0, num_given)
         trust, cases = self._user_trust(batch, given), self.case_numbers(batch)
         taught = self._taught_patches(cases[given], trust, valid.ndim)
