@@ -69,8 +69,8 @@ def _propose(args: argparse.Namespace) -> int:
 
 
 def _confirm(args: argparse.Namespace) -> int:
-    from nnunetv2_metadcseg.label_audit_predict import AuditError
-    from nnunetv2_metadcseg.label_audit_trust import confirm, read_json
+    from nnunetv2_metadcseg.label_audit_predict import AuditError, read_json
+    from nnunetv2_metadcseg.label_audit_trust import confirm
     from nnunetv2_metadcseg.trusted_cases import declared_cases
 
     preprocessed = preprocessed_folder(args)

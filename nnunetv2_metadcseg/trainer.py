@@ -156,16 +156,19 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
 
         When cases are left out, the others are drawn alike.
         """
-        share = self.config.trusted_fraction
+        self.train_loader.trusted_share = self._wanted_trusted_share()
+
+    def _wanted_trusted_share(self) -> float:
+        most = self.config.trusted_fraction
         if self.has_memorised:
             trusted, given = len(self.train_loader.trusted), len(self.train_loader.given)
-            share = trusted / (trusted + given)
-        elif self.starting and self.given_head is None and not self.warming_up:
-            share = 1.0  # nothing learns given labels
-        elif not self.warming_up:
-            least = min(share, self.config.least_trusted_fraction)
-            share = least + (share - least) * float(self.weighting.bias)
-        self.train_loader.trusted_share = share
+            return trusted / (trusted + given)
+        if self.warming_up:
+            return most
+        if self.starting and self.given_head is None:
+            return 1.0  # nothing learns given labels
+        least = min(most, self.config.least_trusted_fraction)
+        return least + (most - least) * float(self.weighting.bias)
 
     @property
     def starting(self) -> bool:

@@ -264,7 +264,7 @@ class LabelWeighting:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Alpha as a map (B, H, *S), and scalars for the log."""
         belief = torch.sigmoid(prior) if self.config.influence == "none" else self.meta.alpha(inputs, prior)
-        belief = self._unless_unknown(belief, at_voxels(patches.label, where), where)
+        belief = self._unless_unknown(belief, patches.label, where)
         share = found.differs.sum() / (patches.valid.sum() * found.differs.shape[1])
         sums = torch.zeros(len(patches.cases), device=belief.device).index_add_(0, where[0], belief)
         self.agreement.update_beliefs(patches.cases, sums, found.differs.flatten(1).sum(1))
@@ -276,11 +276,12 @@ class LabelWeighting:
         """Belief (V,) in given labels at the disagreeing decisions `where`, more in those of classes not yet found.
 
         Args:
-            label: (V, K) of zeros and ones, at the voxels.
+            label: (B, K, *S) of zeros and ones.
         """
         known = self.known_classes()
         if known is None:
             return belief
+        label = at_voxels(label, where)
         if self.regions:
             unknown = label.gather(1, where[1][:, None])[:, 0] * (1 - known)[where[1]]
         else:

@@ -12,6 +12,7 @@ import argparse
 import json
 import shutil
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -73,14 +74,17 @@ def with_rim(label: np.ndarray) -> np.ndarray:
     return np.where(inside, 1, 2 * structure).astype(np.uint8)
 
 
-def write_rims(source: Path, target: Path) -> None:
+def write_relabelled(
+    source: Path, target: Path, relabel: Callable[[np.ndarray], np.ndarray], names: Sequence[str]
+) -> None:
+    """A raw data set with other labels on the same images; `names` are of the classes from 1 on."""
     shutil.copytree(source / "imagesTr", target / "imagesTr")
     (target / "labelsTr").mkdir()
     for path in sorted((source / "labelsTr").iterdir()):
         image = sitk.ReadImage(str(path))
-        write(with_rim(sitk.GetArrayFromImage(image)), target / "labelsTr" / path.name, image)
+        write(relabel(sitk.GetArrayFromImage(image)), target / "labelsTr" / path.name, image)
     description = json.loads((source / "dataset.json").read_text())
-    description["labels"] = {"background": 0, "inside": 1, "rim": 2}
+    description["labels"] = {"background": 0} | {name: number for number, name in enumerate(names, start=1)}
     (target / "dataset.json").write_text(json.dumps(description, indent=2))
 
 
@@ -103,18 +107,6 @@ def in_parts(label: np.ndarray) -> np.ndarray:
         start, stop = where[1].min(), where[1].max() + 1
         parts[where] = first + (where[1] - start) * len(THIRDS) // (stop - start)
     return parts
-
-
-def write_parts(source: Path, target: Path) -> None:
-    shutil.copytree(source / "imagesTr", target / "imagesTr")
-    (target / "labelsTr").mkdir()
-    for path in sorted((source / "labelsTr").iterdir()):
-        image = sitk.ReadImage(str(path))
-        write(in_parts(sitk.GetArrayFromImage(image)), target / "labelsTr" / path.name, image)
-    description = json.loads((source / "dataset.json").read_text())
-    names = [f"{part} {third}" for part in ("anterior", "posterior") for third in THIRDS]
-    description["labels"] = {"background": 0} | {name: number for number, name in enumerate(names, start=1)}
-    (target / "dataset.json").write_text(json.dumps(description, indent=2))
 
 
 def blob(rng: np.random.Generator) -> np.ndarray:
@@ -182,9 +174,10 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     for source, target, *settings in DEGRADED:
         write_degraded(args.data / source, args.output / target, *settings)
-    write_rims(args.data / NUCLEI, args.output / RIMS)
+    write_relabelled(args.data / NUCLEI, args.output / RIMS, with_rim, ("inside", "rim"))
     write_thick_slices(args.data / HIPPOCAMPUS, args.output / THICK)
-    write_parts(args.data / HIPPOCAMPUS, args.output / PARTS)
+    parts = [f"{part} {third}" for part in ("anterior", "posterior") for third in THIRDS]
+    write_relabelled(args.data / HIPPOCAMPUS, args.output / PARTS, in_parts, parts)
     write_lesions(args.output / LESIONS)
     return 0
 

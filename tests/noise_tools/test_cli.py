@@ -64,7 +64,7 @@ def test_what_ends_it_leaves_nothing_behind(tmp_path, hangups_are_heard, number,
     assert not list(tmp_path.iterdir())
 
 
-def test_a_closed_terminal_does_not_end_what_nohup_started(tmp_path, monkeypatch):
+def test_a_closed_terminal_does_not_end_what_nohup_started():
     earlier = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         cli.main(["list", "erosion"])
