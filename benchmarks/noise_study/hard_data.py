@@ -1,9 +1,10 @@
-"""Harder data sets: degraded images, thin rims, thick slices, six classes, lesions that some cases lack.
+"""Harder data sets: degraded images, thin rims, a rare class, thick slices, six classes, lesions that some cases lack.
 
 ``python hard_data.py --data FOLDER --output FOLDER`` reads nuclei and hippocampus in nnU-Net's raw format from --data
-and writes six raw data sets for ``hard.yaml``: both with noise on their images and their labels as they are; the
-nuclei as they are, labelled as inside and rim; every fourth slice of the hippocampus; the hippocampus in six parts
-instead of two; and 150 synthetic images of faint lesions in blotchy tissue, a fifth of them without any.
+and writes seven raw data sets for ``hard.yaml``: both with noise on their images and their labels as they are; the
+nuclei as they are, labelled as inside and rim, and as small or large, image by image; every fourth slice of the
+hippocampus; the hippocampus in six parts instead of two; and 150 synthetic images of faint lesions in blotchy tissue, a
+fifth of them without any.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 from scipy.ndimage import binary_erosion, gaussian_filter
+from scipy.ndimage import label as connected
 
 HERE = Path(__file__).parent
 NUCLEI, RIMS, RIM_WIDTH = "Dataset020_Nuclei", "Dataset023_NucleiRim", 3
+KINDS, LARGE_AREA = "Dataset024_NucleiKinds", 250
 HIPPOCAMPUS, THICK, SLICE_STEP = "Dataset004_Hippocampus", "Dataset006_HippocampusThick", 4
 PARTS, THIRDS = "Dataset007_HippocampusParts", ("front", "middle", "back")
 # source, result, noise by the image's SD (white, smooth), width of the smooth one (voxels), whole numbers
@@ -72,6 +75,13 @@ def with_rim(label: np.ndarray) -> np.ndarray:
     structure = label > 0
     inside = binary_erosion(structure, iterations=RIM_WIDTH, border_value=1)
     return np.where(inside, 1, 2 * structure).astype(np.uint8)
+
+
+def by_kind(label: np.ndarray) -> np.ndarray:
+    """Structures, not zero, as 1, or as 2 in an image whose median one has LARGE_AREA pixels: (H, W) uint8."""
+    areas = np.bincount(connected(label > 0)[0].ravel())[1:]
+    kind = 2 if len(areas) and np.median(areas) >= LARGE_AREA else 1
+    return (kind * (label > 0)).astype(np.uint8)
 
 
 def write_relabelled(
@@ -158,7 +168,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=HERE / "work_hard/data", help="folder for the new ones")
     args = parser.parse_args(argv)
     missing = [source for source, *_ in DEGRADED if not (args.data / source).is_dir()]
-    names = [LESIONS, RIMS, THICK, PARTS, *(target for _, target, *_ in DEGRADED)]
+    names = [LESIONS, RIMS, KINDS, THICK, PARTS, *(target for _, target, *_ in DEGRADED)]
     present = [name for name in names if (args.output / name).exists()]
     if missing:
         print(
@@ -175,6 +185,7 @@ def main(argv: list[str] | None = None) -> int:
     for source, target, *settings in DEGRADED:
         write_degraded(args.data / source, args.output / target, *settings)
     write_relabelled(args.data / NUCLEI, args.output / RIMS, with_rim, ("inside", "rim"))
+    write_relabelled(args.data / NUCLEI, args.output / KINDS, by_kind, ("small nucleus", "large nucleus"))
     write_thick_slices(args.data / HIPPOCAMPUS, args.output / THICK)
     parts = [f"{part} {third}" for part in ("anterior", "posterior") for third in THIRDS]
     write_relabelled(args.data / HIPPOCAMPUS, args.output / PARTS, in_parts, parts)

@@ -45,6 +45,15 @@ def test_images_are_degraded_and_labels_stay(source, tmp_path):
     assert spacing == (2.0, 2.0, 2.0)
 
 
+def test_kinds_are_told_apart_by_the_median_size_of_an_image():
+    label = np.zeros((64, 64), np.uint8)
+    assert not hard_data.by_kind(label).any()
+    label[:4, :4] = label[10:14, :4] = 1
+    assert np.array_equal(hard_data.by_kind(label), label)
+    label[20:40, 10:30] = label[44:64, 10:30] = label[44:64, 40:60] = 1
+    assert np.array_equal(hard_data.by_kind(label), 2 * label)
+
+
 def test_rims_are_the_border_of_what_is_labelled(source, tmp_path):
     label = np.zeros((20, 20), np.uint8)
     label[2:14, 3:20] = 255  # touches the image's edge, which is no border of the structure
