@@ -14,7 +14,7 @@ class MetaDCSegConfig:
 
     # Share of the patches that come from trusted cases: where label errors are all one-sided (and in the `mixed`
     # baseline), and where they cancel out: there the given labels teach too, and of more images. A batch of two or more
-    # has one trusted patch at least.
+    # has one trusted patch at least. In the warm-up half of a batch is trusted.
     trusted_fraction: float = 0.5
     least_trusted_fraction: float = 0.25
     # At the start what predicts learns trusted patches only: the given labels would teach their bias. The start lasts
@@ -24,13 +24,12 @@ class MetaDCSegConfig:
     start_fractions: tuple[float, float] = (0.05, 0.6)
     start_visits: tuple[float, float] = (20, 60)
     start_dice: float = 0.8
-    # In its first part, the warm-up, there are no given labels and no second last layer, until that Dice has reached
-    # this, but no longer than this share of the training or so many patches per case: two layers that learn different
-    # patches from the first step on keep each other from finding features, and given labels teach what predicts their
-    # bias.
+    # In its first part, the warm-up, what predicts does learn all labels as they are, until that Dice has reached this,
+    # but no longer than this share of the training or so many patches per case. Features learned from few cases alone
+    # are worse; and two layers that learn different patches from the first step on keep each other from finding any.
     warm_up_dice: float = 0.5
-    warm_up_fraction: float = 0.15
-    warm_up_visits: float = 15
+    warm_up_fraction: float = 0.4
+    warm_up_visits: float = 40
     # Pseudo-labels come from the two last layers of the student, or (True) of a teacher, an average of the student
     # over time, which costs a forward pass and was never better where measured (docs/lab_notebook.md, g).
     teacher: bool = False

@@ -52,18 +52,6 @@ class GivenLabelHead:
         """Logits (B, K, *S) of features (B, C, *S)."""
         return per_voxel(self.layer, features)
 
-    @torch.no_grad()
-    def start_from(self, layer: nn.Module) -> None:
-        """Take over what another last layer has learned.
-
-        Args:
-            layer: 1x1 convolution, or transposed convolution whose voxels of a block have the same features: their
-                mean (feature_tap.last_segmentation_layer).
-        """
-        weight = layer.weight.flatten(2).mean(2)
-        self.layer.weight.copy_(weight.T if isinstance(layer, nn.ConvTranspose3d) else weight)
-        self.layer.bias.copy_(layer.bias)
-
     def step(self, rate: float = 1.0, scaler: GradScaler | None = None) -> None:
         """Optimiser step after the backward pass.
 

@@ -31,10 +31,10 @@ from nnunetv2_metadcseg.weighting import LabelWeighting
 class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
     """MetaDCSeg (arXiv 2511.18894) in nnU-Net: learned trust in labels and pseudo-labels, Dynamic Center Distance.
 
-    What predicts learns the trusted patches alone at first, then given-label patches too, whose target is the given
-    label where a second opinion agrees and alpha label + beta pseudo-label where it does not. From the end of a short
-    warm-up on, a second last layer learns the given labels as they are, so that their images teach the features; as far
-    as label errors cancel out, it learns no doubted cases and has a say in the second opinion, which is what predicts
+    What predicts warms up on all labels, goes on with the trusted patches alone, then learns given-label patches whose
+    target is the given label where a second opinion agrees and alpha label + beta pseudo-label where it does not. A
+    second last layer learns the given labels as they are, so that their images teach the features throughout; as far as
+    label errors cancel out, it learns no doubted cases and has a say in the second opinion, which is what predicts
     after the last step. Once wrong labels begin to be learned by heart, the trainer goes back to before and leaves out
     the doubted cases. See docs/method.md.
     """
@@ -163,7 +163,9 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         if self.has_memorised:
             trusted, given = len(self.train_loader.trusted), len(self.train_loader.given)
             return trusted / (trusted + given)
-        if self.warming_up or (self.starting and self.given_head is None):
+        if self.warming_up:
+            return most
+        if self.starting and self.given_head is None:
             return 1.0  # nothing learns given labels
         least = min(most, self.config.least_trusted_fraction)
         return least + (most - least) * float(self.weighting.bias)
@@ -172,7 +174,8 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
     def starting(self) -> bool:
         """Still in the first part of the training, in which predictions are learned from trusted patches only.
 
-        It lasts until they are learned well enough for the teacher to have a say, within bounds.
+        But for its beginning, the warm-up. It lasts until the trusted patches are learned well enough for the teacher
+        to have a say, within bounds.
         """
         low, high = map(self._steps, self.config.start_fractions, self.config.start_visits)
         step = self.training_step - self.start_step
@@ -180,7 +183,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
 
     @property
     def warming_up(self) -> bool:
-        """Still in the first part of the start, in which nothing learns given labels."""
+        """Still in the first part of the start, in which what predicts learns all labels as they are."""
         longest = self._steps(self.config.warm_up_fraction, self.config.warm_up_visits)
         return self.starting and not self.has_features and self.training_step - self.start_step < longest
 
@@ -199,8 +202,9 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         if self.has_memorised:
             return f"without {len(self.left_out)} doubted cases"
         if self.starting:
-            layers = "" if self.given_head is None or self.warming_up else ", the second last layer given labels"
-            return "trusted patches" + layers
+            if self.warming_up:
+                return "warm-up: all labels as they are"
+            return "trusted patches" + (", the second last layer given labels" if self.given_head is not None else "")
         return f"given labels and trusted patches, {len(self.doubted or [])} cases doubted"
 
     # ---- one step -----------------------------------------------------------------------------------------------
@@ -212,9 +216,8 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             self.teacher.update()
         self.training_step += 1
         if before != (self.warming_up, self.starting):
-            if before[0] and self.has_features and self.given_head is not None:
-                # It would seem to have one-sided errors while it does not yet know what the other one does.
-                self.given_head.start_from(last_segmentation_layer(self.network))
+            if before[0]:
+                self.weighting.forget_one_sidedness()  # of layers that had learned little
             self._set_trusted_share()
         return result
 
@@ -225,11 +228,10 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         trust, cases = self._user_trust(batch, given), self.case_numbers(batch)
         taught = self._taught_patches(cases[given], trust, valid.ndim)
         logits = full_resolution(outputs).detach()
-        learns = None if self.warming_up else taught
-        noted, logits, student, opinion, valid = self._look(features, logits, label, valid, num_given, learns)
+        noted, logits, student, opinion, valid = self._look(features, logits, label, valid, num_given, taught)
         features = features.detach()
         self._note(*noted)
-        if self.has_memorised:
+        if self.has_memorised or self.warming_up:
             return label, torch.cat([valid[given] * taught, valid[num_given:]])
         if self.starting or self._some_rank_has_one_kind(num_given, len(data)):
             return label, torch.cat([torch.zeros_like(valid[:num_given]), valid[num_given:]])
@@ -263,13 +265,13 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         return taught if trust is None else taught * trust
 
     def _look(
-        self, features: Tensor, logits: Tensor, label: Tensor, valid: Tensor, num_given: int, taught: Tensor | None
+        self, features: Tensor, logits: Tensor, label: Tensor, valid: Tensor, num_given: int, taught: Tensor
     ) -> tuple[tuple[Tensor | float, Tensor, Tensor | None], Tensor, Tensor, Tensor, Tensor]:
         """What the two last layers predict, and what both get wrong on trusted patches.
 
         Args:
             features: (B, C, *S), with their gradient. logits: (B, K, *S) of the layer that predicts, without.
-            label: (B, K, *S). valid: (B, 1, *S). taught: see `_taught_patches`; None: there is no second layer yet.
+            label: (B, K, *S). valid: (B, 1, *S). taught: see `_taught_patches`.
 
         Returns:
             What `_note` takes; logits in fp32; probabilities of the layer that predicts, and of both together
@@ -284,13 +286,13 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         return (loss, dice, bias), logits, student, opinion, valid
 
     def _given_label_loss(
-        self, features: Tensor, label: Tensor, valid: Tensor, num_given: int, taught: Tensor | None
+        self, features: Tensor, label: Tensor, valid: Tensor, num_given: int, taught: Tensor
     ) -> tuple[Tensor | float, Tensor | None]:
         """Loss of the second last layer on given-label patches, and its logits on all patches, (B, K, *S).
 
         Zero and None without such a layer.
         """
-        if self.given_head is None or taught is None:
+        if self.given_head is None:
             return 0.0, None
         with self.autocast():
             logits = self.given_head(features[:num_given])
@@ -330,7 +332,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         return loss
 
     def further_steps(self) -> None:
-        if self.given_head is not None and not self.warming_up:
+        if self.given_head is not None:
             self.given_head.step(max(0.0, 1 - self.training_step / self.total_steps) ** 0.9, self.grad_scaler)
 
     def _some_rank_has_one_kind(self, num_given: int, count: int) -> bool:

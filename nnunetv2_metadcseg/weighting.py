@@ -180,6 +180,11 @@ class LabelWeighting:
         too_large = float(self.label_bias.sides()[0])
         self.looks_at_depth = self.config.label_depth and too_large >= self.config.least_too_large
 
+    def forget_one_sidedness(self) -> None:
+        """Count label errors anew."""
+        self.label_bias.set_counts(None)
+        self.label_depth.counts.zero_()
+
     # ---- what it is used for ------------------------------------------------------------------------------------
 
     @torch.no_grad()

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from nnunetv2_metadcseg.feature_tap import at_full_resolution, with_features
-from nnunetv2_metadcseg.given_label_head import GivenLabelHead, per_voxel
+from nnunetv2_metadcseg.given_label_head import per_voxel
 from nnunetv2_metadcseg.opinion import OpinionNetwork, mix_layers, mixed_opinion
 from tests.nnunetv2_metadcseg.networks import small_unet
 
@@ -29,25 +29,9 @@ def test_bias_decides_whose_opinion_counts():
     assert mixed_opinion(predicting, None, 0.25) is predicting
 
 
-last_layers = pytest.mark.parametrize(
+@pytest.mark.parametrize(
     "layer", [nn.Conv2d(4, 3, 1), nn.Conv3d(4, 3, 1), nn.ConvTranspose3d(4, 3, 2, 2)], ids=["2d", "3d", "Primus"]
 )
-
-
-@last_layers
-def test_a_second_layer_can_start_from_the_last_one(layer):
-    """And says the same where the voxels of a block are told apart by their features alone."""
-    layer, second = deepcopy(layer), GivenLabelHead(4, 3)
-    features = torch.randn(2, 4, *[4] * (layer.weight.ndim - 2))
-    if isinstance(layer, nn.ConvTranspose3d):
-        with torch.no_grad():
-            layer.weight.copy_(layer.weight[..., :1, :1, :1].expand_as(layer.weight))
-    second.start_from(layer)
-    torch.testing.assert_close(second(at_full_resolution(layer, features)), layer(features))
-    assert second.layer.weight.requires_grad
-
-
-@last_layers
 @pytest.mark.parametrize("bias", [0.0, 0.25, torch.tensor(1.0)])
 def test_mixed_layers_say_the_mean_of_both_logits(layer, bias):
     layer, given = deepcopy(layer), nn.Linear(4, 3)

@@ -368,27 +368,22 @@ class TestStart:
         steps(trainer, 2)
         assert trainer.starting and not trainer.warming_up
 
-    @pytest.mark.parametrize("found", [False, True])
-    def test_given_labels_wait_until_features_are_found_or_a_while(self, make, found):
-        """The second last layer then goes on from the last one, if that has found anything."""
-
-        class WarmUp(nnUNetTrainerMetaDCSeg):
-            config = replace(nnUNetTrainerMetaDCSeg.config, start_fractions=(0.9, 0.9), warm_up_fraction=0.3)
-
-        trainer = start(make(), WarmUp, epochs=1, iterations=10)
-        own, last = trainer.given_head.layer, trainer.network.decoder.seg_layers[-1]
-        before = own.weight.clone()
-        assert [batch["num_given"] for batch in steps(trainer, 2)] == [0, 0]
-        assert trainer.warming_up and torch.equal(own.weight, before)
-        assert trainer.weighting.label_bias.counts is None
-        trainer.start_dice = 10.0 * found
-        assert [batch["num_given"] for batch in steps(trainer, 1)] == [0]
+    def test_warm_up_lasts_two_fifths_of_the_training_at_most(self, make):
+        trainer = start(make(), nnUNetTrainerMetaDCSeg, epochs=1, iterations=10)
+        assert [batch["num_given"] for batch in steps(trainer, 4)] == [2] * 4
         assert trainer.starting and not trainer.warming_up
-        started = last.weight.flatten(1) if found else before
-        assert torch.equal(own.weight, started)
-        assert [batch["num_given"] for batch in steps(trainer, 1)] == [2]
-        assert not torch.equal(own.weight, started)
-        assert trainer.weighting.label_bias.counts is not None
+        # What was counted so far is of layers that had learned little.
+        assert trainer.weighting.bias == 1.0 and not trainer.weighting.label_depth.counts.any()
+
+    def test_predictions_warm_up_on_all_labels_but_for_what_the_user_does_not_trust(self, make, monkeypatch):
+        trainer = start(make(), nnUNetTrainerMetaDCSeg, epochs=1, iterations=40)
+        trust = torch.full((2, 1, 1, 1, 1), 0.25)
+        monkeypatch.setattr(trainer, "_user_trust", lambda batch, given: trust)
+        batch = next(trainer.dataloader_train)
+        data, (label, valid) = trainer.to_device(batch["data"]), trainer.encoder(batch["target"])
+        target, weight = trainer.training_targets(batch, data, trainer.forward(data), label, valid)
+        assert torch.equal(target, label)
+        assert torch.equal(weight[:2], 0.25 * valid[:2]) and torch.equal(weight[2:], valid[2:])
 
     def test_predictions_learn_from_trusted_patches_only_and_features_from_all(self, make):
         trainer = start(make())
