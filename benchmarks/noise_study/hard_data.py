@@ -78,10 +78,11 @@ def with_rim(label: np.ndarray) -> np.ndarray:
 
 
 def by_kind(label: np.ndarray) -> np.ndarray:
-    """Structures, not zero, as 1, or as 2 in an image whose median one has LARGE_AREA pixels: (H, W) uint8."""
-    areas = np.bincount(connected(label > 0)[0].ravel())[1:]
+    """Structures, not zero, as 1, or as 2 in an image whose median one has LARGE_AREA pixels or more: (H, W) uint8."""
+    structure = label > 0
+    areas = np.bincount(connected(structure)[0].ravel())[1:]
     kind = 2 if len(areas) and np.median(areas) >= LARGE_AREA else 1
-    return (kind * (label > 0)).astype(np.uint8)
+    return (kind * structure).astype(np.uint8)
 
 
 def write_relabelled(
