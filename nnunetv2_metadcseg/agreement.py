@@ -97,7 +97,7 @@ def disagreement(label: Tensor, teacher: Tensor, valid: Tensor, regions: bool) -
     """Where a label and the teacher's decision differ, and how.
 
     Args:
-        label: (B, K, *S) of zeros and ones. teacher: (B, K, *S) probabilities. valid: (B, 1, *S).
+        label: (B, K, *S) of zeros and ones. teacher: (B, K, *S) probabilities. valid: (B, 1, *S), or of every region.
     """
     pseudo = hard_labels(teacher, regions)
     if regions:

@@ -3,6 +3,9 @@
 A class that is found late, one of many small ones, say, would otherwise be lost for good: the second opinion lacks it,
 so given labels of it are doubted, and the network is taught on given-label patches that it is not there.
 
+Nothing can vouch for labels of a class that no trusted case holds. What is said of it, right or wrong, is no evidence
+of label errors: otherwise every right label of the class would be one.
+
 Tensors only. B batch, K foreground heads, `*S` space.
 """
 
@@ -26,6 +29,7 @@ class KnownClasses:
     def __init__(self, momentum: float = 0.98, collective: Collective | None = None) -> None:
         self.momentum, self.collective = momentum, collective or Collective()
         self.counts: Tensor | None = None  # (K, 2): voxels found, voxels of the label
+        self.absent: Tensor | None = None  # (K,) bool, classes that no trusted case holds; None: there are none
 
     @torch.no_grad()
     def update(self, predicted: Tensor, label: Tensor) -> None:
@@ -47,3 +51,29 @@ class KnownClasses:
         if self.counts is None:
             return None
         return (self.counts[:, 0] / (FOUND * self.counts[:, 1]).clamp_min(1e-6)).clamp_max(1)
+
+    def without_absent(self, said: Tensor, regions: bool) -> Tensor:
+        """Probabilities (B, heads, *S) as if there were no absent classes: zero for these, the others share the rest.
+
+        Args:
+            regions: sigmoid heads, none of the background: the others stay as they are.
+        """
+        if self.absent is None:
+            return said
+        present = self._of_heads(~self.absent, said)
+        if regions:
+            return said * present
+        said = torch.cat([said[:, :1], said[:, 1:] * present], 1)
+        return said / said.sum(1, keepdim=True).clamp_min(1e-6)
+
+    def judged(self, label: Tensor, regions: bool) -> Tensor | float:
+        """Zero where a label (B, heads, *S) names an absent class, else one: (B, 1, *S), or (B, K, *S) of regions."""
+        if self.absent is None:
+            return 1.0
+        if regions:
+            return 1 - label * self._of_heads(self.absent, label)
+        return 1 - (label[:, 1:] * self._of_heads(self.absent, label)).sum(1, keepdim=True)
+
+    @staticmethod
+    def _of_heads(mask: Tensor, maps: Tensor) -> Tensor:
+        return mask.to(maps.dtype).view(1, -1, *[1] * (maps.ndim - 2))

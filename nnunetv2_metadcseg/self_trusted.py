@@ -164,7 +164,8 @@ class nnUNetTrainerMetaDCSegSelfTrusted(nnUNetTrainerMetaDCSeg):
             self.teacher.updates = 0
         self.train_loader.set_trusted(self.chosen)
         self._report({cases[i]: scores[i] for i in best}, dict(zip(cases, scores, strict=True)))
-        self.warn_about_absent_classes(self.chosen, cases)
+        self.absent_classes = self.find_absent_classes(self.chosen, cases)
+        self.weighting.known_classes.absent = self._absent_heads()
 
     def _report(self, chosen: dict[str, float], scores: dict[str, float]) -> None:
         """Log the choice by name and write it to the fold's output folder."""

@@ -24,6 +24,7 @@ from nnunetv2_metadcseg.opinion import OpinionNetwork, mix_layers, mixed_opinion
 from nnunetv2_metadcseg.patches import Patches
 from nnunetv2_metadcseg.teacher import MeanTeacher
 from nnunetv2_metadcseg.trust_maps import PreprocessedTrustMaps, find_trust_maps, to_trust
+from nnunetv2_metadcseg.trusted_cases import foreground_heads
 from nnunetv2_metadcseg.trusted_trainer import TrustedBatchTrainer, full_resolution
 from nnunetv2_metadcseg.weighting import LabelWeighting
 
@@ -142,6 +143,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             fuse=self.fuse,
             spacing=tuple(self.configuration_manager.spacing),
         )
+        self.weighting.known_classes.absent = self._absent_heads()
         if self._weighting_state is not None:
             self._restore_weighting(self._weighting_state, loader.trusted)
             self._weighting_state = None
@@ -150,6 +152,13 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             self._leave_out(self.doubted)
         self._set_trusted_share()
         return loader
+
+    def _absent_heads(self) -> Tensor | None:
+        """Foreground heads (K,) whose class no trusted case holds; None: there are none."""
+        manager = self.label_manager
+        heads = manager.foreground_regions if manager.has_regions else manager.foreground_labels
+        absent = foreground_heads(self.absent_classes, self.dataset_json["labels"], heads)
+        return torch.tensor(absent, device=self.device) if any(absent) else None
 
     def _set_trusted_share(self) -> None:
         """As many trusted patches as one-sided label errors ask for. Waits for the device: not for every step.

@@ -121,6 +121,12 @@ def absent_classes(
     return [name for value, name in names.items() if value in elsewhere]
 
 
+def foreground_heads(names: Sequence[str], labels: dict, heads: Sequence[int | Sequence[int]]) -> list[bool]:
+    """Which of a network's foreground `heads` (label values, or regions) have one of these names."""
+    named = [_values(labels[name]) for name in names]
+    return [_values(head) in named for head in heads]
+
+
 def _not_found(wanted: Iterable[frozenset], cases: Iterable[str], locations: Callable[[str], dict]) -> set[frozenset]:
     """Those of `wanted` for which no case has a voxel."""
     missing = set(wanted)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import os
 import random
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -43,6 +44,7 @@ class TrustedBatchTrainer(nnUNetTrainer):
     quick_norm = True  # channels_last_norm.py on the CPU; it has no second derivative
     gradient_norm = 12  # nnU-Net's bound
     least_trusted = 0  # trusted patches in every batch, whatever their share
+    absent_classes: Sequence[str] = ()  # names of classes or regions that no trusted case of the fold holds
     _random_state: dict | None = None  # of a checkpoint, until the loaders have started
 
     # ---- set-up -------------------------------------------------------------------------------------------------
@@ -92,8 +94,8 @@ class TrustedBatchTrainer(nnUNetTrainer):
         declared = read_trusted_cases(self.preprocessed_dataset_folder_base, self.dataset_json)
         return trusted_training_cases(declared, training, known)
 
-    def warn_about_absent_classes(self, trusted: list[str], training: list[str]) -> None:
-        """Says in the log which classes or regions no trusted case holds: nothing can vouch for their labels."""
+    def find_absent_classes(self, trusted: list[str], training: list[str]) -> list[str]:
+        """Classes or regions that no trusted case holds, said in the log, too: nothing can vouch for their labels."""
 
         def locations(case: str) -> dict:
             return load_pickle(join(self.preprocessed_dataset_folder, f"{case}.pkl"))["class_locations"]
@@ -105,13 +107,14 @@ class TrustedBatchTrainer(nnUNetTrainer):
                 f"{'it' if len(absent) == 1 else 'them'} are believed or not without any right example; trust a case "
                 "that holds each."
             )
+        return absent
 
     def build_train_loader(self, dataset, initial_patch_size, transforms) -> nnUNetDataLoader:
         """The training loader; trusted patches last in every batch."""
         trusted = self.trusted_cases(dataset.identifiers)
         if trusted:
             self.print_to_log_file(f"{len(trusted)} trusted cases in this fold: {', '.join(trusted)}")
-            self.warn_about_absent_classes(trusted, dataset.identifiers)
+            self.absent_classes = self.find_absent_classes(trusted, dataset.identifiers)
         return StratifiedDataLoader(
             dataset,
             self.batch_size,

@@ -125,7 +125,7 @@ class LabelWeighting:
         statistics = {"boundary": self._move_centers(features, patches.student, valid)}
         looked = slice(0, len(patches.teacher))
         found = self.compare(patches.teacher, label[looked], valid[looked])
-        statistics["excess"] = self._count(patches.cases[looked], found, valid[looked])
+        statistics["excess"] = self._count(patches.cases[looked], found, patches.teacher, label[looked], valid[looked])
         if trusted_loss is not None and num_given < len(features):
             trusted = slice(num_given, None)
             self._move_direction(trusted_loss, features[trusted], logits[trusted], label[trusted], valid[trusted])
@@ -138,11 +138,13 @@ class LabelWeighting:
         return (weights[:, -1:] * valid).sum() / valid.sum().clamp_min(1)
 
     def compare(self, teacher: Tensor, label: Tensor, valid: Tensor) -> Disagreement:
-        """Where labels and teacher disagree; teacher, label (B, K, *S), valid (B, 1, *S)."""
+        """Where labels and teacher disagree; teacher, label (B, K, *S), valid (B, 1, *S) or of every region."""
         return disagreement(label, teacher, valid, self.regions)
 
-    def _count(self, cases: Tensor, found: Disagreement, valid: Tensor) -> Tensor:
+    def _count(self, cases: Tensor, found: Disagreement, teacher: Tensor, label: Tensor, valid: Tensor) -> Tensor:
         """Gives the disagreement in excess of that of trusted labels, a scalar."""
+        if self.known_classes.absent is not None:
+            found = self.compare(teacher, label, valid * self.known_classes.judged(label, self.regions))
         self.agreement.update(cases, found.counts(), found.sizes, valid.flatten(1).any(1))
         excess = self.agreement.excess()
         self.memorisation.update(excess)
@@ -163,6 +165,7 @@ class LabelWeighting:
             said, predicted: probabilities of that layer and of the one that predicts, label: (B, K, *S).
             valid: (B, 1, *S). B may be zero; every DDP rank must call it.
         """
+        said = self.known_classes.without_absent(said, self.regions)
         maps = (said, hard_labels(said, self.regions), hard_labels(predicted, self.regions), label)
         structures = [foreground(m, valid, self.regions) for m in maps]
         self.label_bias.update(*structures)

@@ -17,6 +17,23 @@ def pytest_configure(config) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start, see below
 
 
+class FailuresAtOnce:
+    """Prints every failure when it happens: the output of a run that is cut off says why, too."""
+
+    def __init__(self, terminal) -> None:
+        self.terminal = terminal
+
+    def pytest_runtest_logreport(self, report) -> None:
+        if report.failed:
+            self.terminal.write_line(f"\n{report.nodeid} ({report.when})\n{report.longreprtext}")
+
+
+def pytest_sessionstart(session) -> None:
+    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is not None:
+        session.config.pluginmanager.register(FailuresAtOnce(terminal))
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     """What tests compute is tiny: on a busy machine, threads that wait for each other make it ten times slower."""

@@ -30,3 +30,34 @@ def test_patches_without_a_class_do_not_change_what_is_known_of_it():
     torch.testing.assert_close(known(), before)
     known.update(maps(0, 8), maps(0, 8))
     assert known()[1] > before[1]
+
+
+class TestAbsentClasses:
+    """Those that no trusted case holds: here the second of two, or of two regions."""
+
+    @staticmethod
+    def known() -> KnownClasses:
+        known = KnownClasses()
+        known.absent = torch.tensor([False, True])
+        return known
+
+    def test_the_other_classes_share_what_is_said_of_them(self):
+        said = torch.tensor([0.1, 0.3, 0.6]).view(1, 3, 1, 1)
+        torch.testing.assert_close(
+            self.known().without_absent(said, False), torch.tensor([0.25, 0.75, 0]).view(1, 3, 1, 1)
+        )
+
+    def test_the_other_regions_are_as_they_were(self):
+        said = torch.tensor([0.3, 0.6]).view(1, 2, 1, 1)
+        assert torch.equal(self.known().without_absent(said, True), torch.tensor([0.3, 0]).view(1, 2, 1, 1))
+
+    def test_their_labels_are_not_judged(self):
+        label = torch.eye(3)[None]  # a voxel of the background, one of each class
+        assert self.known().judged(label, False).tolist() == [[[1, 1, 0]]]
+        assert self.known().judged(label[:, 1:], True).tolist() == [[[1, 1, 1], [1, 1, 0]]]
+
+    @pytest.mark.parametrize("regions", [False, True])
+    def test_without_any_nothing_changes(self, regions):
+        said = torch.rand(2, 3, 4)
+        assert KnownClasses().without_absent(said, regions) is said
+        assert KnownClasses().judged(said, regions) == 1

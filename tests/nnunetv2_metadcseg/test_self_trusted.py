@@ -237,6 +237,19 @@ class TestAbsentClasses:
         trainer.on_train_start()
         assert f"WARNING: {name} absent from all 2 trusted cases" in log_of(trainer)
 
+    @pytest.mark.parametrize(
+        ("kind", "label", "heads"),
+        [("classes", 2, [False, True]), ("regions and ignore", (1, 2), [True, False]), ("classes", None, None)],
+    )
+    def test_their_heads_are_known(self, make, kind, label, heads):
+        dataset = make(kind=kind)
+        dataset.set_trusted(["case_0", "case_1"])
+        self.remove(dataset, label, ["case_0", "case_1"])
+        trainer = start(dataset, nnUNetTrainerMetaDCSeg)
+        absent = trainer.weighting.known_classes.absent
+        assert (absent if heads is None else absent.tolist()) == heads
+        steps(trainer, 2)
+
     @pytest.mark.parametrize("cases", [["case_0"], [f"case_{i}" for i in range(7)]], ids=["in one", "exists nowhere"])
     def test_no_false_alarm(self, make, cases):
         dataset = make()
@@ -257,6 +270,8 @@ class TestAbsentClasses:
         steps(trainer, 1)
         assert "case_6" not in trainer.chosen
         assert "WARNING: ball absent from all 2 trusted cases" in log_of(trainer)
+        assert trainer.weighting.known_classes.absent.tolist() == [True, False]
+        steps(trainer, 1)
 
 
 def test_without_trusted_cases_the_other_trainers_name_this_one(make):

@@ -243,6 +243,36 @@ class TestSettings:
         assert of_last.any() and (after[of_last] == 0.98).all()
         assert torch.equal(after[~of_last], before[~of_last])
 
+    @pytest.mark.parametrize("regions", [False, True])
+    def test_labels_of_absent_classes_are_no_evidence_against_a_case(self, regions):
+        batch, weighting = Batch(0, regions), new(regions)
+        absent = [False] * (2 if regions else 1) + [True]
+        weighting.known_classes.absent = torch.tensor(absent)
+        observe(weighting, batch)
+        # As if these voxels, or these decisions of regions, were ignored.
+        judged = 1 - batch.label[:, -1:]
+        if regions:
+            judged = torch.cat([torch.ones_like(batch.label[:, :-1]), judged], 1)
+        found = disagreement(batch.label, batch.teacher, judged, regions)
+        torch.testing.assert_close(weighting.agreement.counts[batch.cases], found.counts())
+        assert found.counts().sum() < compare(weighting, batch.patches()).counts().sum()
+
+    @pytest.mark.parametrize("regions", [False, True])
+    def test_absent_classes_in_place_of_others_are_no_label_errors(self, regions):
+        batch, weighting = Batch(0, regions), new(regions, bias_momentum=0.0)
+        weighting.known_classes.absent = torch.tensor([False] * (2 if regions else 1) + [True])
+        label = batch.label.clone()
+        label[:, -1:] = 0  # trusted labels do not hold it
+        if not regions:
+            label[:, :1] += batch.label[:, -1:]
+        said = label.clone() * 0.4
+        said[:, -1:] = 0.6  # but it is said everywhere
+        weighting.observe_bias(said, label, label, batch.valid)
+        decided, probable = weighting.label_bias.counts
+        assert decided[:, 0].sum() == 0 and probable[:, 0].sum() == 0
+        if not regions:
+            assert weighting.label_bias.counts[..., :2].sum() == 0
+
     def test_state_holds_which_classes_are_known(self):
         weighting, batch, other = new(), Batch(0), new()
         weighting.observe_bias(batch.teacher, batch.student, batch.label, batch.valid)
