@@ -1,10 +1,10 @@
 """Harder data sets: degraded images, thin rims, a rare class, thick slices, six classes, lesions that some cases lack.
 
 ``python hard_data.py --data FOLDER --output FOLDER`` reads nuclei and hippocampus in nnU-Net's raw format from --data
-and writes seven raw data sets for ``hard.yaml``: both with noise on their images and their labels as they are; the
-nuclei as they are, labelled as inside and rim, and as small or large, image by image; every fourth slice of the
-hippocampus; the hippocampus in six parts instead of two; and 150 synthetic images of faint lesions in blotchy tissue, a
-fifth of them without any.
+and writes eight raw data sets for ``hard.yaml``: both with noise on their images and their labels as they are; the
+nuclei as they are, labelled as inside and rim, as regions (nucleus, and its inside), and as small or large, image by
+image; every fourth slice of the hippocampus; the hippocampus in six parts instead of two; and 150 synthetic images of
+faint lesions in blotchy tissue, a fifth of them without any.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from scipy.ndimage import label as connected
 HERE = Path(__file__).parent
 NUCLEI, RIMS, RIM_WIDTH = "Dataset020_Nuclei", "Dataset023_NucleiRim", 3
 KINDS, LARGE_AREA = "Dataset024_NucleiKinds", 250
+REGIONS = "Dataset025_NucleiRegions"
 HIPPOCAMPUS, THICK, SLICE_STEP = "Dataset004_Hippocampus", "Dataset006_HippocampusThick", 4
 PARTS, THIRDS = "Dataset007_HippocampusParts", ("front", "middle", "back")
 # source, result, noise by the image's SD (white, smooth), width of the smooth one (voxels), whole numbers
@@ -85,17 +86,30 @@ def by_kind(label: np.ndarray) -> np.ndarray:
     return (kind * structure).astype(np.uint8)
 
 
+def numbered(names: Sequence[str]) -> dict[str, int]:
+    """Classes of these names, from 1 on, as `dataset.json` lists them."""
+    return {name: number for number, name in enumerate(names, start=1)}
+
+
 def write_relabelled(
-    source: Path, target: Path, relabel: Callable[[np.ndarray], np.ndarray], names: Sequence[str]
+    source: Path,
+    target: Path,
+    relabel: Callable[[np.ndarray], np.ndarray],
+    labels: Mapping[str, int | Sequence[int]],
+    **description,
 ) -> None:
-    """A raw data set with other labels on the same images; `names` are of the classes from 1 on."""
+    """A raw data set with other labels on the same images.
+
+    Args:
+        labels: classes or regions for `dataset.json`. description: further entries of it.
+    """
     shutil.copytree(source / "imagesTr", target / "imagesTr")
     (target / "labelsTr").mkdir()
     for path in sorted((source / "labelsTr").iterdir()):
         image = sitk.ReadImage(str(path))
         write(relabel(sitk.GetArrayFromImage(image)), target / "labelsTr" / path.name, image)
-    description = json.loads((source / "dataset.json").read_text())
-    description["labels"] = {"background": 0} | {name: number for number, name in enumerate(names, start=1)}
+    description = json.loads((source / "dataset.json").read_text()) | description
+    description["labels"] = {"background": 0} | dict(labels)
     (target / "dataset.json").write_text(json.dumps(description, indent=2))
 
 
@@ -169,7 +183,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=HERE / "work_hard/data", help="folder for the new ones")
     args = parser.parse_args(argv)
     missing = [source for source, *_ in DEGRADED if not (args.data / source).is_dir()]
-    names = [LESIONS, RIMS, KINDS, THICK, PARTS, *(target for _, target, *_ in DEGRADED)]
+    names = [LESIONS, RIMS, KINDS, REGIONS, THICK, PARTS, *(target for _, target, *_ in DEGRADED)]
     present = [name for name in names if (args.output / name).exists()]
     if missing:
         print(
@@ -185,11 +199,13 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     for source, target, *settings in DEGRADED:
         write_degraded(args.data / source, args.output / target, *settings)
-    write_relabelled(args.data / NUCLEI, args.output / RIMS, with_rim, ("inside", "rim"))
-    write_relabelled(args.data / NUCLEI, args.output / KINDS, by_kind, ("small nucleus", "large nucleus"))
+    write_relabelled(args.data / NUCLEI, args.output / RIMS, with_rim, numbered(["inside", "rim"]))
+    regions = {"nucleus": [1, 2], "inside": 1}
+    write_relabelled(args.data / NUCLEI, args.output / REGIONS, with_rim, regions, regions_class_order=[2, 1])
+    write_relabelled(args.data / NUCLEI, args.output / KINDS, by_kind, numbered(["small nucleus", "large nucleus"]))
     write_thick_slices(args.data / HIPPOCAMPUS, args.output / THICK)
     parts = [f"{part} {third}" for part in ("anterior", "posterior") for third in THIRDS]
-    write_relabelled(args.data / HIPPOCAMPUS, args.output / PARTS, in_parts, parts)
+    write_relabelled(args.data / HIPPOCAMPUS, args.output / PARTS, in_parts, numbered(parts))
     write_lesions(args.output / LESIONS)
     return 0
 

@@ -66,6 +66,9 @@ def test_rims_are_the_border_of_what_is_labelled(source, tmp_path):
     assert np.array_equal(read(image), read(source / hard_data.NUCLEI / "imagesTr" / image.name))
     assert np.array_equal(read(written) > 0, read(source / hard_data.NUCLEI / "labelsTr" / written.name) > 0)
     assert json.loads((folder / "dataset.json").read_text())["labels"] == {"background": 0, "inside": 1, "rim": 2}
+    regions = json.loads((tmp_path / "out" / hard_data.REGIONS / "dataset.json").read_text())
+    assert regions["labels"] == {"background": 0, "nucleus": [1, 2], "inside": 1}
+    assert regions["regions_class_order"] == [2, 1]
 
 
 def test_thick_slices_are_every_fourth_with_their_distance(source, tmp_path):
