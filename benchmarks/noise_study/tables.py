@@ -2,7 +2,8 @@
 
     python benchmarks/noise_study/tables.py
 
-Only what stands between the markers in docs/results.md is replaced.
+Only what stands between the markers in docs/results.md is replaced. The page of another configuration file, or of
+other results, is results.md in their folder.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from result_store import read_rows
 from settings import DEFAULT_CONFIG, Cell, SettingsError, Study, load_study
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+PROJECT_PAGE = REPOSITORY / "docs" / "results.md"
 BEGIN = "<!-- noise study tables: begin (written by benchmarks/noise_study/tables.py) -->"
 END = "<!-- noise study tables: end -->"
 
@@ -102,7 +104,10 @@ def report(study: Study, ours: str = "metadcseg", figures: list[str] | None = No
     by_cell = arm_results(read_rows(study.results))
     unknown = sorted(set(by_cell) - set(study.cells))
     if unknown:
-        raise SettingsError(f"The results hold cells that the configuration file does not: {', '.join(unknown)}.")
+        raise SettingsError(
+            f"{study.results} holds results of cells that the configuration file does not have: {', '.join(unknown)}; "
+            "give the file a folder of its own with 'results:', or add the cells."
+        )
     cells = {}
     for name, cell in study.cells.items():
         if name in by_cell:
@@ -139,11 +144,35 @@ def replace_between_markers(page: str, content: str) -> str:
     return f"{before}{BEGIN}\n\n{content}\n\n{END}{after}"
 
 
+def default_page(study: Study, config: str | Path) -> Path:
+    """The project's page for the project's own study only; any other has its page beside its results."""
+    own = Path(config).resolve() == DEFAULT_CONFIG and study.results == load_study(DEFAULT_CONFIG).results
+    return PROJECT_PAGE if own else study.results / "results.md"
+
+
+def find_page(study: Study, config: str | Path, page: str | None) -> Path:
+    """The page to write, made if it is the default and absent.
+
+    Raises:
+        SettingsError: ``page`` is given and does not exist.
+    """
+    if page is not None:
+        if not Path(page).is_file():
+            raise SettingsError(f"There is no page {page}; name one that exists, or leave --page out.")
+        return Path(page)
+    default = default_page(study, config)
+    if not default.is_file():
+        default.parent.mkdir(parents=True, exist_ok=True)
+        default.write_text(f"# Results\n\n{BEGIN}\n\n{END}\n", encoding="utf-8")
+    return default
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default=str(DEFAULT_CONFIG), help="configuration file (default: config.yaml here)")
     parser.add_argument("--results", help="folder of the CSV files (default: from the configuration file)")
-    parser.add_argument("--page", default=str(REPOSITORY / "docs" / "results.md"), help="page with the markers")
+    page_help = "page with the markers (default: docs/results.md for config.yaml, else results.md beside the CSV files)"
+    parser.add_argument("--page", help=page_help)
     parser.add_argument("--ours", default="metadcseg", help="arm that is judged (default: metadcseg)")
     parser.add_argument("--print", action="store_true", help="print the tables and write nothing")
     parser.add_argument("--no-figures", action="store_true")
@@ -157,9 +186,7 @@ def main(arguments: list[str] | None = None) -> int:
         if args.print:
             print(report(study, args.ours))
             return 0
-        page = Path(args.page)
-        if not page.is_file():
-            raise SettingsError(f"There is no page {page}; pass one with --page.")
+        page = find_page(study, args.config, args.page)
         figures: list[str] = []
         if not args.no_figures:
             from figures import draw_figures

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
 import result_store
 import tables
 from analysis import Summary
-from settings import SettingsError, load_study
+from settings import DEFAULT_CONFIG, SettingsError, load_study
 
 from .conftest import result_row
 
@@ -68,7 +69,7 @@ def test_page_without_one_pair_of_markers(page):
 
 def test_results_of_an_unknown_cell(study):
     result_store.store_run(study.results, [result_row("noisy", 0, 0.5, cell="other")])
-    with pytest.raises(SettingsError, match="other"):
+    with pytest.raises(SettingsError, match="does not have: other; .* 'results:'"):
         tables.report(study)
 
 
@@ -79,6 +80,23 @@ def test_no_results(config_file):
 def test_missing_page(config_file, capsys):
     assert tables.main(["--config", str(config_file), "--page", "absent.md"]) == 2
     assert capsys.readouterr().err.startswith("error: There is no page")
+
+
+def test_only_the_project_s_own_study_writes_the_project_s_page(study, config_file, tmp_path):
+    own = load_study(DEFAULT_CONFIG)
+    assert tables.default_page(own, DEFAULT_CONFIG) == tables.PROJECT_PAGE
+    trials = dataclasses.replace(own, results=tmp_path / "trials")
+    assert tables.default_page(trials, DEFAULT_CONFIG) == tmp_path / "trials" / "results.md"
+    assert tables.default_page(study, config_file) == study.results / "results.md"
+
+
+def test_the_default_page_is_made_and_kept(study, config_file):
+    page = study.results / "results.md"
+    assert tables.main(["--config", str(config_file), "--no-figures"]) == 0
+    assert "### toy_60" in page.read_text(encoding="utf-8")
+    page.write_text(PAGE, encoding="utf-8")
+    assert tables.main(["--config", str(config_file), "--no-figures"]) == 0
+    assert "before" in page.read_text(encoding="utf-8")
 
 
 def test_figures(study, tmp_path):
