@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from arms import ORACLE_ARMS, PLAIN_ARMS
-from result_store import METRICS, Row
+from result_store import METRICS, Row, read_rows
+from settings import SettingsError, Study
 
 CLEAN_MARGIN = 0.005  # Dice that may be lost when the labels are clean
 ORACLE_SHARE = 0.9  # share of the oracle's recovery that is asked for
@@ -72,6 +73,25 @@ def summarise(values: list[float]) -> Summary:
         return Summary(float("nan"), float("nan"), 0)
     sd = float(np.std(kept, ddof=1)) if len(kept) > 1 else float("nan")
     return Summary(float(np.mean(kept)), sd, len(kept))
+
+
+def comparable_rows(study: Study) -> tuple[list[Row], int]:
+    """Rows of trainings as long as their cell's is now, and the number of rows left out.
+
+    Seeds and arms that the configuration file does not list are kept: a row of theirs is as good as any.
+
+    Raises:
+        SettingsError: the results folder holds rows of a cell that the study does not have.
+    """
+    rows = read_rows(study.results)
+    unknown = sorted({row["cell"] for row in rows} - set(study.cells))
+    if unknown:
+        raise SettingsError(
+            f"{study.results} holds results of cells that the configuration file does not have: {', '.join(unknown)}; "
+            "give the file a folder of its own with 'results:', or add the cells."
+        )
+    kept = [row for row in rows if row["steps"] == str(study.cells[row["cell"]].steps)]
+    return kept, len(rows) - len(kept)
 
 
 def arm_results(rows: list[Row]) -> dict[str, dict[str, ArmResult]]:

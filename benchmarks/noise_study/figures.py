@@ -7,8 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from analysis import ArmResult, arm_results
-from result_store import read_rows
+from analysis import ArmResult, arm_results, comparable_rows
 from settings import Cell, Study
 
 COLOURS = {
@@ -28,7 +27,7 @@ def draw_figures(study: Study, folder: Path, ours: str = "metadcseg") -> list[st
     import matplotlib
 
     matplotlib.use("Agg")
-    by_cell = {name: result for name, result in arm_results(read_rows(study.results)).items() if name in study.cells}
+    by_cell = arm_results(comparable_rows(study)[0])
     if not by_cell:
         return []
     folder.mkdir(parents=True, exist_ok=True)

@@ -14,9 +14,8 @@ import os
 import sys
 from pathlib import Path
 
-from analysis import ArmResult, Summary, Verdict, arm_results, judge
+from analysis import ArmResult, Summary, Verdict, arm_results, comparable_rows, judge
 from arms import ARMS
-from result_store import read_rows
 from settings import DEFAULT_CONFIG, Cell, SettingsError, Study, load_study
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -100,14 +99,8 @@ def overview_table(cells: dict[str, tuple[dict[str, ArmResult], Verdict]], ours:
 
 
 def report(study: Study, ours: str = "metadcseg", figures: list[str] | None = None) -> str:
-    """The whole generated part as Markdown. Cells without results are left out; unknown cells in CSVs are an error."""
-    by_cell = arm_results(read_rows(study.results))
-    unknown = sorted(set(by_cell) - set(study.cells))
-    if unknown:
-        raise SettingsError(
-            f"{study.results} holds results of cells that the configuration file does not have: {', '.join(unknown)}; "
-            "give the file a folder of its own with 'results:', or add the cells."
-        )
+    """The whole generated part as Markdown. Cells without results are left out."""
+    by_cell = arm_results(comparable_rows(study)[0])
     cells = {}
     for name, cell in study.cells.items():
         if name in by_cell:
@@ -183,6 +176,9 @@ def main(arguments: list[str] | None = None) -> int:
             from dataclasses import replace
 
             study = replace(study, results=Path(args.results).resolve())
+        left_out = comparable_rows(study)[1]
+        if left_out:
+            print(f"left out {left_out} rows of runs with other steps than their cell has now", file=sys.stderr)
         if args.print:
             print(report(study, args.ours))
             return 0

@@ -73,6 +73,21 @@ def test_results_of_an_unknown_cell(study):
         tables.report(study)
 
 
+def test_rows_of_trainings_of_another_length_are_left_out(study, config_file, capsys):
+    before = tables.report(study)
+    result_store.store_run(study.results, [result_row("noisy", 7, 0.1, steps=5000)])
+    assert tables.report(study) == before
+    assert tables.main(["--config", str(config_file), "--print"]) == 0
+    assert "left out 1 rows" in capsys.readouterr().err
+
+
+def test_rows_of_other_seeds_and_arms_than_the_file_s_are_kept(study):
+    result_store.store_run(study.results, [result_row("noisy", 7, 0.7)])
+    result_store.store_run(study.results, [result_row("no_dcd", 0, 0.7)])
+    text = tables.report(study)
+    assert "| noisy | 3 |" in text and "| no_dcd | 1 |" in text
+
+
 def test_no_results(config_file):
     assert tables.report(load_study(config_file)) == "No results yet."
 
