@@ -7,11 +7,44 @@ import pytest
 
 from .conftest import STUDY
 
+pytestmark = pytest.mark.skipif(
+    shutil.which("snakemake") is None, reason="snakemake is not installed (pip install '.[study]')"
+)
 
-@pytest.mark.skipif(shutil.which("snakemake") is None, reason="snakemake is not installed (pip install '.[study]')")
-def test_dry_run_plans_every_run(config_file):
-    command = ["snakemake", "-s", str(STUDY / "Snakefile"), "-n", "--cores", "1", "--config", f"study={config_file}"]
+
+def snakemake(config_file, *options: str, study=STUDY) -> str:
+    command = ["snakemake", "-s", str(study / "Snakefile"), "--cores", "1", *options]
+    command += ["--config", f"study={config_file}"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=config_file.parent)
     assert done.returncode == 0, done.stderr
-    counts = dict(line.split()[:2] for line in done.stdout.splitlines() if len(line.split()) == 2)
-    assert (counts["clean"], counts["corrupt"], counts["train"], counts["tables"]) == ("1", "2", "10", "1")
+    return done.stdout
+
+
+@pytest.fixture
+def hollow_study(tmp_path):
+    """The workflow with scripts that do nothing."""
+    folder = tmp_path / "hollow"
+    folder.mkdir()
+    for name in ("Snakefile", "settings.py", "arms.py"):
+        shutil.copy(STUDY / name, folder)
+    for name in ("prepare_cell.py", "run_arm.py", "tables.py"):
+        (folder / name).touch()
+    return folder
+
+
+def counts(out: str) -> dict[str, str]:
+    return dict(line.split()[:2] for line in out.splitlines() if len(line.split()) == 2)
+
+
+def test_dry_run_plans_every_run(config_file):
+    jobs = counts(snakemake(config_file, "-n"))
+    assert (jobs["clean"], jobs["corrupt"], jobs["train"], jobs["tables"]) == ("1", "2", "10", "1")
+
+
+def test_other_training_or_results_repeat_the_runs_alone(config_file, hollow_study):
+    text = config_file.read_text(encoding="utf-8")
+    snakemake(config_file, study=hollow_study)
+    for change in ("optimizer: adam\n", "results: other\n"):
+        config_file.write_text(change + text, encoding="utf-8")
+        jobs = counts(snakemake(config_file, "-n", study=hollow_study))
+        assert jobs["train"] == "10" and "corrupt" not in jobs
