@@ -35,6 +35,7 @@ from settings import (
 )
 
 PREPARED = "study_prepared.json"  # written last: a folder without it is not complete
+NOT_ALWAYS_RECORDED = ("base_configuration", "source_folder")  # folders of older versions lack them and stay valid
 
 
 def split_cases(identifiers: list[str], dataset: Dataset, fold: int) -> dict[str, list[str]]:
@@ -140,6 +141,8 @@ def _wanted(dataset: Dataset, fold: int) -> dict[str, Any]:
     """What decides whether prepared data still fit the configuration file."""
     return {
         "source": dataset.source.name,
+        "source_folder": str(dataset.source),
+        "base_configuration": dataset.base_configuration,
         "features": list(dataset.features),
         "batch_size": dataset.batch_size,
         "patch_size": dataset.patch_size and list(dataset.patch_size),
@@ -157,7 +160,8 @@ def _is_prepared(preprocessed: Path, wanted: dict[str, Any]) -> bool:
     if not marker.is_file():
         return False
     found = _read_json(marker)
-    changed = {key for key, value in wanted.items() if found.get(key) != value}
+    unknown = {key for key in NOT_ALWAYS_RECORDED if key not in found}
+    changed = {key for key, value in wanted.items() if key not in unknown and found.get(key) != value}
     if changed:
         raise SettingsError(
             f"{preprocessed} was prepared with other settings ({', '.join(sorted(changed))} differ); use another "
@@ -225,8 +229,7 @@ def _make_clean(study: Study, dataset: Dataset, fold: int, processes: int) -> No
         plans["configurations"][dataset.configuration] = small
         _write_json(plans_file, plans)
         preprocess_dataset(number, PLANS_NAME, (dataset.configuration,), [processes])
-    record = _wanted(dataset, fold) | {"source_folder": str(dataset.source), "test": split["test"]}
-    _finish(preprocessed, split, record)
+    _finish(preprocessed, split, _wanted(dataset, fold) | {"test": split["test"]})
 
 
 def corrupt_command(cell: Cell, clean_number: int, number: int, processes: int) -> list[str]:
