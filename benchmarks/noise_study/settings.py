@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from arms import Arm, get_arm
+from arms import ARMS, Arm, get_arm
 
 HERE = Path(__file__).resolve().parent
 DEFAULT_CONFIG = HERE / "config.yaml"
@@ -110,7 +110,7 @@ class Study:
 
     def arm(self, name: str) -> Arm:
         """The arm of that name: a built-in one, or a variant from the ``variants`` section."""
-        return get_arm(name, self.variants)
+        return _find_arm(name, self.variants)
 
     def cell(self, name: str) -> Cell:
         if name not in self.cells:
@@ -155,6 +155,19 @@ _CELL_DEFAULTS: dict[str, Any] = {
     "steps_per_epoch": 25,
 }
 _TOP_KEYS = {"datasets", "cells", "defaults", "variants", "work", "mirroring", "memory_format", "optimizer", "results"}
+
+
+def _find_arm(name: str, variants: dict[str, dict[str, Any]]) -> Arm:
+    try:
+        return get_arm(name, variants)
+    except KeyError as error:
+        raise SettingsError(error.args[0]) from None
+
+
+def _mapping(where: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise SettingsError(f"{where} is {value!r}; write it as 'key: value' pairs.")
+    return value
 
 
 def _reject_unknown(where: str, given: dict[str, Any], known: set[str]) -> None:
@@ -227,6 +240,20 @@ def _parse_cell(raw: dict[str, Any], defaults: dict[str, Any]) -> Cell:
     return cell
 
 
+def _parse_variants(raw: Any) -> dict[str, dict[str, Any]]:
+    """The section ``variants``: a mis-written one would be the plain method under another name."""
+    variants = _mapping("The section 'variants'", raw or {})
+    for name, variant in variants.items():
+        where = f"The variant {name!r}"
+        if name in ARMS:
+            raise SettingsError(f"{where} has the name of a built-in arm; give it another.")
+        _reject_unknown(where, _mapping(where, variant), {"arm", "config"})
+        _mapping(f"{where}: config", variant.get("config", {}))
+    for name in variants:
+        _find_arm(name, variants)
+    return variants
+
+
 def _parse_optimizer(name: str) -> str:
     if name not in OPTIMIZERS:
         raise SettingsError(f"The optimizer {name!r} is unknown; choose one of {', '.join(OPTIMIZERS)}.")
@@ -279,15 +306,15 @@ def load_study(path: str | Path = DEFAULT_CONFIG, work: str | Path | None = None
         if cell.dataset not in datasets:
             raise SettingsError(f"Cell {cell.name!r} uses the unknown data set {cell.dataset!r}; known: {[*datasets]}.")
         cells[cell.name] = cell
-    variants = raw.get("variants") or {}
+    variants = _parse_variants(raw.get("variants"))
     _check_names([*datasets, *cells, *variants])
     _check_ids(datasets, cells)
     for cell in cells.values():
         for arm in cell.arms:
             try:
-                get_arm(arm, variants)
-            except KeyError as error:
-                raise SettingsError(f"Cell {cell.name!r}: {error.args[0]}") from None
+                _find_arm(arm, variants)
+            except SettingsError as error:
+                raise SettingsError(f"Cell {cell.name!r}: {error}") from None
     work = work or os.environ.get(WORK_VARIABLE) or raw.get("work") or "work"
     return Study(
         datasets=datasets,

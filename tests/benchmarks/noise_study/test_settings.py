@@ -64,6 +64,13 @@ def test_variant_is_the_built_in_arm_with_other_values(config_file):
         ("noise: [erosion], case_fraction: 0.2", "noize: [erosion], case_fraction: 0.2", "unknown keys \\['noize'\\]"),
         ("features: [4, 8, 16]", "features: [4, 8]", "needs 3 stages"),
         ("    test_cases: 3\n", "", "lacks \\['test_cases'\\]"),
+        ("soft: {config: {dcd_strength: 0.5}}", "soft: {dcd_strength: 0.5}", "'soft' has unknown keys"),
+        ("soft: {config:", "soft: {arms: noisy, config:", "'soft' has unknown keys \\['arms'\\]"),
+        ("soft: {config:", "soft: {arm: nosy, config:", "unknown arm 'nosy'"),
+        ("soft: {config: {dcd_strength: 0.5}}", "soft:", "The variant 'soft' is None"),
+        ("soft: {config: {dcd_strength: 0.5}}", "soft: {config: 0.5}", "'soft': config is 0.5"),
+        ("soft: {config: {dcd_strength: 0.5}}", "[soft]", "section 'variants' is \\['soft'\\]"),
+        ("variants:\n", "variants:\n  noisy: {config: {}}\n", "'noisy' has the name of a built-in arm"),
     ],
 )
 def test_what_is_wrong_is_named(config_file, old, new, message):
