@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import hashlib
 import json
 import os
 import shutil
@@ -126,12 +127,12 @@ def check_weights(trainer: Any, predictor: Any, clean_folder: Path) -> dict[str,
 
 
 def execute(study: Study, run: Run, *, threads: int, device_name: str, keep: bool) -> list[dict[str, Any]]:
-    """Train and score; returns the run's rows. Logs and per-case scores stay in ``work/runs/``."""
+    """Train and score; returns the run's rows. Logs and per-case scores stay in the run's folder."""
     start = time.perf_counter()
     folder, clean_folder, record = prepared_folders(study, run)
     cell = study.cell(run.cell)
     arm = study.arm(run.arm)
-    run_folder = study.work / "runs" / run.path
+    run_folder = study.run_folder(run)
     shutil.rmtree(run_folder, ignore_errors=True)
     run_folder.mkdir(parents=True)
     set_nnunet_paths(study, results=run_folder)
@@ -206,7 +207,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--fold", type=int, default=0)
     parser.add_argument("--steps", type=int, help="train this many steps instead of the cell's (for trials)")
     parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="replace configuration values")
-    parser.add_argument("--results", help="folder of the CSV files (default: results/ here)")
+    parser.add_argument("--results", help="folder of the CSV files (default: from the configuration file)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the run (default: 1)")
     parser.add_argument("--device", default="cpu", choices=["auto", "cpu", "cuda", "mps"])
     parser.add_argument("--keep", action="store_true", help="keep the final checkpoint and the predictions")
@@ -230,12 +231,24 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def trial_name(study: Study, args: argparse.Namespace) -> str:
+    """A name that tells trials apart: those with other results folders, and those of another length."""
+    parts = []
+    results = Path(args.results or study.results).resolve()
+    if results != study.results:
+        parts.append(f"{results.name}_{hashlib.sha256(str(results).encode()).hexdigest()[:6]}")
+    if args.steps and args.steps != study.cell(args.cell).steps:
+        parts.append(f"{args.steps}_steps")
+    return "_".join(parts)
+
+
 def adjust_study(study: Study, args: argparse.Namespace) -> Study:
     """Apply --steps, --set and --results."""
     from dataclasses import replace
 
     import yaml
 
+    study = replace(study, trial=trial_name(study, args))
     if args.results:
         study = replace(study, results=Path(args.results).resolve())
     if args.steps:

@@ -69,7 +69,7 @@ def work_on(study: Study, run: Run, args: argparse.Namespace) -> str:
     prepare(study, run, args.processes)
     if run_arm.already_done(study, run):
         return "exists"
-    folder = study.work / "runs" / run.path
+    folder = study.run_folder(run)
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(str(folder) + ".lock", timeout=0):

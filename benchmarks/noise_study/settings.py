@@ -94,7 +94,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Study:
-    """The whole configuration."""
+    """The whole configuration. ``trial`` names a trial, whose runs keep out of the folders of the study's own."""
 
     datasets: dict[str, Dataset]
     cells: dict[str, Cell]
@@ -104,6 +104,7 @@ class Study:
     memory_format: str = "channels_last"
     optimizer: str = "sgd"
     results: Path = field(default=HERE / "results")
+    trial: str = ""
 
     def dataset_of(self, cell: Cell) -> Dataset:
         return self.datasets[cell.dataset]
@@ -111,6 +112,11 @@ class Study:
     def arm(self, name: str) -> Arm:
         """The arm of that name: a built-in one, or a variant from the ``variants`` section."""
         return _find_arm(name, self.variants)
+
+    def run_folder(self, run: Run) -> Path:
+        """Where logs, scores and checkpoint of a run lie; emptied when the run begins."""
+        parent = self.work / "trials" / self.trial if self.trial else self.work / "runs"
+        return parent / run.path
 
     def cell(self, name: str) -> Cell:
         if name not in self.cells:

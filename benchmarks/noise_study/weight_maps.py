@@ -40,7 +40,7 @@ def best_slice(wrong: np.ndarray) -> int:
 def collect_maps(study: Study, run: Run, number: int) -> list[Maps]:
     """Weights of the run's kept checkpoint on ``number`` training cases with wrong labels."""
     folder, clean_folder, record = prepared_folders(study, run)
-    run_folder = study.work / "runs" / run.path
+    run_folder = study.run_folder(run)
     if not list(run_folder.rglob("checkpoint_final.pth")):
         raise SettingsError(f"{run_folder} holds no checkpoint; do the run with run_arm.py --keep --force first.")
     set_nnunet_paths(study, results=run_folder)

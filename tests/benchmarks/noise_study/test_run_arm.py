@@ -75,6 +75,19 @@ def test_set_and_steps_make_a_variant(config_file):
     assert study.arm(args.arm).config == {"dcd_strength": 0.5, "teacher": False}
 
 
+def test_trials_leave_the_files_of_the_study_s_own_runs_alone(config_file, tmp_path):
+    def folder(*options):
+        args = run_arm.build_parser().parse_args(["--cell", "toy_60", "--arm", "noisy", *options])
+        return run_arm.adjust_study(load_study(config_file), args).run_folder(Run("toy_60", 0, "noisy", 0))
+
+    own = load_study(config_file).work / "runs" / "toy_60" / "fold_0" / "noisy" / "seed_0"
+    results = str(load_study(config_file).results)
+    assert folder() == folder("--results", results) == folder("--steps", "50", "--results", results) == own
+    elsewhere = ["--results", str(tmp_path / "a" / "trials")], ["--results", str(tmp_path / "b" / "trials")]
+    trials = {folder(*options) for options in (*elsewhere, ["--steps", "75"], ["--steps", "75", *elsewhere[0]])}
+    assert len(trials) == 4 and own not in trials
+
+
 def test_errors_are_one_sentence(config_file, capsys):
     for arguments in (["--arm", "magic"], ["--arm", "noisy"], ["--arm", "noisy", "--steps", "7"]):
         assert run_arm.main(["--config", str(config_file), "--cell", "toy_60", *arguments]) == 2
