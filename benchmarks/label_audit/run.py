@@ -5,7 +5,7 @@
 
 Every finished step is kept in the working folder, so a stopped run goes on. Results: results/label_audit.csv (the
 methods) and results/signals.csv (single signals of the audit and their combinations), for other noise with its name at
-the end. Needs cleanlab and scikit-learn.
+the end. Needs cleanlab and scikit-learn. Other steps, cases, shares or data need another working folder.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ sys.path.append(str(HERE.parent / "noise_study"))  # for how it trains
 
 import train as training  # noqa: E402
 from evaluate import METHOD_COLUMNS, SIGNAL_COLUMNS, evaluate  # noqa: E402
+from work_folder import WorkFolderError, check_numbers, keep_settings  # noqa: E402
 
 MAPS = {"stock": "prediction", "metadcseg": "learned"}  # the study judges both
 
@@ -43,11 +44,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--trusted", type=int, default=10)
     parser.add_argument("--case-fraction", type=float, default=0.5, help="share of the others that is corrupted")
     args = parser.parse_args(arguments)
-    args.work = args.work.resolve()
-    training.set_paths(args.work)
+    args.work, args.data = args.work.resolve(), args.data.resolve()
     cells = [training.Cell(d, q, s, args.noise) for s in args.seed for q in args.label_dice for d in args.dataset]
+    settings = {name: getattr(args, name) for name in ("steps", "cases", "trusted", "case_fraction")}
+    try:
+        check_numbers(args.work, cells)
+        keep_settings(args.work, {"data": str(args.data)} | settings)
+    except WorkFolderError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    training.set_paths(args.work)
     for cell in cells:
-        training.prepare(cell, args.data.resolve(), args.work, args.cases, args.trusted, args.case_fraction)
+        training.prepare(cell, args.data, args.work, args.cases, args.trusted, args.case_fraction)
         for arm in training.TRAINERS:
             for fold in (0, 1):
                 training.train(cell, arm, fold, args.work, args.steps)

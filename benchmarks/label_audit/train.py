@@ -32,6 +32,10 @@ class Source:
     features: int
     number: int
 
+    @property
+    def raw_name(self) -> str:
+        return f"Dataset{self.number:03d}_{self.folder.split('_')[1]}"
+
 
 SOURCES = {
     "hippocampus": Source("Dataset004_Hippocampus", "3d_fullres", (32, 48, 32), 4, 8, 700),
@@ -54,6 +58,7 @@ class Cell:
 
     @property
     def number(self) -> int:
+        """Tells four seeds and tenths of the label Dice apart; work_folder.check_numbers refuses what it does not."""
         kind = 80 * list(NOISES).index(self.noise)
         return self.source.number + kind + 1 + 10 * self.seed % 40 + round(10 * self.label_dice) % 10
 
@@ -110,7 +115,7 @@ def _run(module: str, *arguments: Any) -> None:
 
 def link_source(source: Source, data: Path, work: Path, cases: int) -> None:
     """A raw data set of the first `cases` cases that refers to the files of the source."""
-    folder = work / "nnUNet_raw" / f"Dataset{source.number:03d}_{source.folder.split('_')[1]}"
+    folder = work / "nnUNet_raw" / source.raw_name
     if (folder / "dataset.json").is_file():
         return
     from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
