@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import result_store
+from filelock import FileLock, Timeout
 from settings import (
     DEFAULT_CONFIG,
     Run,
@@ -103,6 +104,18 @@ def copy_same_training(study: Study, run: Run, wanted: str) -> bool:
     own = {"cell": run.cell, "arm": run.arm, "fold": run.fold, "seed": run.seed}
     result_store.store_run(study.results, [row | own | {"copied_from": row["cell"]} for row in rows])
     return True
+
+
+def training_lock(study: Study, wanted: str) -> contextlib.AbstractContextManager:
+    """Of two processes with the same training, for two cells, one waits for the other and then copies its rows."""
+    folder = study.work / "locks" / study.trial
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(str(folder / f"{wanted}.lock"))
+    try:
+        return lock.acquire(timeout=0)
+    except Timeout:
+        print("another process does the same training; waiting for it", flush=True)
+        return lock.acquire()
 
 
 def write_case_scores(file: Path, scores: list[dict[str, Any]]) -> None:
@@ -190,10 +203,14 @@ def perform(study: Study, run: Run, *, force: bool, threads: int, device_name: s
     if not force and already_done(study, run):
         return "exists"
     _, _, record = prepared_folders(study, run)
-    if not force and copy_same_training(study, run, signature(study, run, record["trusted_cases"])):
-        return "copied"
-    rows = execute(study, run, threads=threads, device_name=device_name, keep=keep)
-    result_store.store_run(study.results, rows)
+    wanted = signature(study, run, record["trusted_cases"])
+    with training_lock(study, wanted):
+        if not force and already_done(study, run):  # while this process waited
+            return "exists"
+        if not force and copy_same_training(study, run, wanted):
+            return "copied"
+        rows = execute(study, run, threads=threads, device_name=device_name, keep=keep)
+        result_store.store_run(study.results, rows)
     return "trained"
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 import result_store
@@ -59,6 +61,25 @@ def test_the_clean_arm_is_trained_once_for_all_cells(prepared, no_training):
     (row,) = result_store.read_rows(prepared.results, "toy_20")
     assert row["cell"] == "toy_20" and row["copied_from"] == "toy_60" and row["dice"] == "0.8"
     assert perform(prepared, Run("toy_20", 0, "clean", 0)) == "exists"
+
+
+def test_in_parallel_the_second_cell_waits_and_copies(prepared, no_training, monkeypatch, capsys):
+    fast, started, finish = run_arm.execute, threading.Event(), threading.Event()
+
+    def slow(*arguments, **options):
+        started.set()
+        assert finish.wait(20)
+        return fast(*arguments, **options)
+
+    monkeypatch.setattr(run_arm, "execute", slow)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(perform, prepared, Run("toy_60", 0, "clean", 0))
+        assert started.wait(20)
+        second = pool.submit(perform, prepared, Run("toy_20", 0, "clean", 0))
+        assert not wait([second], timeout=0.5).done
+        finish.set()
+        assert (first.result(20), second.result(20)) == ("trained", "copied")
+    assert "waiting" in capsys.readouterr().out and len(no_training) == 1
 
 
 def test_data_that_are_not_prepared(config_file):
