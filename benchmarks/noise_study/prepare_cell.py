@@ -268,7 +268,12 @@ def _make_noisy(study: Study, cell: Cell, fold: int, clean: Path, wanted: dict[s
     raw, preprocessed = _folders(study, name)
     for folder in (raw, preprocessed):
         shutil.rmtree(folder, ignore_errors=True)
-    subprocess.run(corrupt_command(cell, dataset.clean_id + fold, cell.id + fold, processes), check=True)
+    done = subprocess.run(corrupt_command(cell, dataset.clean_id + fold, cell.id + fold, processes))
+    if done.returncode:
+        raise SettingsError(
+            f"noise_tools corrupt failed for cell {cell.name!r} (exit {done.returncode}), see its message above; its "
+            "options belong in the cell's corrupt_arguments."
+        )
     description = _read_json(raw / "dataset.json")
     trusted = description.get("trusted_cases") or []
     if len(trusted) != cell.trusted:
@@ -311,13 +316,6 @@ def main(arguments: list[str] | None = None) -> int:
                 print(f"prepared {prepare_noisy(study, cell, fold, args.processes)}")
     except SettingsError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    except subprocess.CalledProcessError as error:
-        print(
-            f"error: noise_tools corrupt failed (exit {error.returncode}); see its message above. Options for it "
-            f"belong in the cell's corrupt_arguments ({args.config}).",
-            file=sys.stderr,
-        )
         return 2
     return 0
 

@@ -241,8 +241,8 @@ def main(arguments: list[str] | None = None) -> int:
         study.arm(run.arm)
         started = time.perf_counter()
         outcome = perform(study, run, force=args.force, threads=args.threads, device_name=args.device, keep=args.keep)
-    except (SettingsError, KeyError) as error:
-        print(f"error: {error.args[0]}", file=sys.stderr)
+    except SettingsError as error:
+        print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"{run.path}: {outcome} in {time.perf_counter() - started:.0f} s: {summary(study, run)}", flush=True)
     return 0

@@ -3,7 +3,8 @@
     python benchmarks/noise_study/run_queue.py --threads 1
 
 Start it twice for two runs in parallel: a run that another queue works on is passed over. Stop it at any time and start
-it again. Every run is a process of its own, so that a run that fails does not end the queue.
+it again. Every run is a process of its own, so that one that fails does not end the queue. Nor does a cell that cannot
+be prepared.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import multiprocessing
 import os
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import run_arm
@@ -22,12 +24,21 @@ from settings import DEFAULT_CONFIG, Run, SettingsError, Study, load_study, set_
 HERE = Path(__file__).resolve().parent
 
 
-def prepare(study: Study, run: Run, processes: int) -> None:
-    """Prepare the run's cell, unless it is ready."""
+def prepare(study: Study, run: Run, processes: int) -> bool:
+    """Prepare the run's cell, unless it is ready; says what is wrong where that fails."""
     from prepare_cell import prepare_noisy
 
     set_nnunet_paths(study)
-    prepare_noisy(study, study.cell(run.cell), run.fold, processes)
+    try:
+        prepare_noisy(study, study.cell(run.cell), run.fold, processes)
+    except SettingsError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return False
+    except Exception:  # whatever nnU-Net's planner meets: other cells go on
+        print(f"error: cell {run.cell}, fold {run.fold} cannot be prepared:", file=sys.stderr, flush=True)
+        traceback.print_exc()
+        return False
+    return True
 
 
 def run_arguments(study: Study, run: Run, args: argparse.Namespace) -> list[str]:
@@ -65,8 +76,7 @@ def prepare_process(threads: int) -> None:
 
 
 def work_on(study: Study, run: Run, args: argparse.Namespace) -> str:
-    """Do one run: ``exists``, ``busy`` (another queue has it), ``done`` or ``failed``."""
-    prepare(study, run, args.processes)
+    """Do one run of a prepared cell: ``exists``, ``busy`` (another queue has it), ``done`` or ``failed``."""
     if run_arm.already_done(study, run):
         return "exists"
     folder = study.run_folder(run)
@@ -94,6 +104,7 @@ def main(arguments: list[str] | None = None) -> int:
     prepare_process(args.threads)
     start = time.monotonic()
     failed = 0
+    unusable: set[tuple[str, int]] = set()  # cells and folds that could not be prepared: tried once
     try:
         study = load_study(args.config, args.work)
         for run in study.runs(args.cell, args.arm):
@@ -103,7 +114,10 @@ def main(arguments: list[str] | None = None) -> int:
             if args.stop_after is not None and time.monotonic() - start > 60 * args.stop_after:
                 print("time is up; start the queue again to go on", flush=True)
                 break
-            outcome = work_on(study, run, args)
+            data = run.cell, run.fold
+            if data not in unusable and not prepare(study, run, args.processes):
+                unusable.add(data)
+            outcome = "failed" if data in unusable else work_on(study, run, args)
             failed += outcome == "failed"
             if outcome != "done":
                 print(f"{run.path}: {outcome}", flush=True)

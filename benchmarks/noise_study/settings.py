@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,10 @@ class Study:
     def runs(self, cells: list[str] | None = None, arms: list[str] | None = None) -> list[Run]:
         """All runs, seed by seed, so that an interrupted study has every arm of the first seeds."""
         selected = [self.cell(name) for name in cells] if cells else list(self.cells.values())
+        known = list(dict.fromkeys(arm for cell in selected for arm in cell.arms))
+        for arm in arms or []:
+            if arm not in known:
+                raise SettingsError(f"No chosen cell has the arm {arm!r}; they have {', '.join(known)}.")
         out = []
         for cell in selected:
             for seed in cell.seeds:
@@ -176,6 +181,33 @@ def _mapping(where: str, value: Any) -> dict[str, Any]:
     return value
 
 
+def _items(where: str, value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise SettingsError(f"{where} is {value!r}, which is no list; write it in brackets: [{value}].")
+    return value
+
+
+def _integer(where: str, value: Any) -> int:
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    if isinstance(value, bool) or not whole:
+        raise SettingsError(f"{where} is {value!r}, which is no whole number; write it in digits only.")
+    return int(value)
+
+
+def _number(where: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise SettingsError(f"{where} is {value!r}, which is no number; write it like 0.6.")
+    return float(value)
+
+
+def _integers(where: str, value: Any) -> tuple[int, ...]:
+    return tuple(_integer(where, item) for item in _items(where, value))
+
+
+def _texts(where: str, value: Any) -> tuple[str, ...]:
+    return tuple(str(item) for item in _items(where, value))
+
+
 def _reject_unknown(where: str, given: dict[str, Any], known: set[str]) -> None:
     unknown = sorted(set(given) - known)
     if unknown:
@@ -190,50 +222,58 @@ def _require(where: str, given: dict[str, Any], keys: tuple[str, ...]) -> None:
 
 def _parse_dataset(name: str, raw: dict[str, Any], base: Path) -> Dataset:
     where = f"Data set {name!r}"
+    _mapping(where, raw)
     _reject_unknown(where, raw, _DATASET_KEYS)
     _require(where, raw, ("source", "clean_id", "base_configuration", "features", "batch_size", "test_cases"))
     patch = raw.get("patch_size")
-    if len(raw["features"]) < 3:
+    features = _integers(f"{where}: features", raw["features"])
+    if len(features) < 3:
         # nnU-Net gives the last deep supervision output weight 0 and divides by the sum, which is 0/0 with one output
-        raise SettingsError(
-            f"{where}: features has {len(raw['features'])} numbers; nnU-Net's loss needs 3 stages or more."
-        )
+        raise SettingsError(f"{where}: features has {len(features)} numbers; nnU-Net's loss needs 3 stages or more.")
+
+    def whole(key: str, default: int | None = None) -> int:
+        return _integer(f"{where}: {key}", raw.get(key, default))
+
     return Dataset(
         name=name,
         source=(base / Path(os.path.expandvars(str(raw["source"]))).expanduser()).resolve(),
-        clean_id=int(raw["clean_id"]),
+        clean_id=whole("clean_id"),
         base_configuration=str(raw["base_configuration"]),
-        features=tuple(int(f) for f in raw["features"]),
-        batch_size=int(raw["batch_size"]),
-        patch_size=None if patch is None else tuple(int(p) for p in patch),
-        test_cases=int(raw["test_cases"]),
-        val_cases=int(raw.get("val_cases", 4)),
-        split_seed=int(raw.get("split_seed", 0)),
-        convolutions_per_stage=int(raw.get("convolutions_per_stage", 2)),
+        features=features,
+        batch_size=whole("batch_size"),
+        patch_size=None if patch is None else _integers(f"{where}: patch_size", patch),
+        test_cases=whole("test_cases"),
+        val_cases=whole("val_cases", 4),
+        split_seed=whole("split_seed", 0),
+        convolutions_per_stage=whole("convolutions_per_stage", 2),
         planner=raw.get("planner"),
     )
 
 
 def _parse_cell(raw: dict[str, Any], defaults: dict[str, Any]) -> Cell:
-    where = f"Cell {raw.get('name', raw)!r}"
+    where = f"Cell {_mapping('A cell', raw).get('name', raw)!r}"
     _require(where, raw, ("name", "dataset", "id"))
     _reject_unknown(where, raw, set(_CELL_DEFAULTS) | {"name", "dataset", "id"})
     merged = {**_CELL_DEFAULTS, **defaults, **raw}
+
+    def read(parse: Callable[[str, Any], Any], key: str) -> Any:
+        return parse(f"{where}: {key}", merged[key])
+
     cell = Cell(
         name=str(merged["name"]),
         dataset=str(merged["dataset"]),
-        id=int(merged["id"]),
-        noise=tuple(merged["noise"]),
-        case_fraction=float(merged["case_fraction"]),
-        label_dice=None if merged["label_dice"] is None else float(merged["label_dice"]),
-        trusted=int(merged["trusted"]),
-        noise_seed=int(merged["noise_seed"]),
-        corrupt_arguments=tuple(str(a) for a in merged["corrupt_arguments"]),
-        arms=tuple(merged["arms"]),
-        seeds=tuple(int(s) for s in merged["seeds"]),
-        folds=tuple(int(f) for f in merged["folds"]),
-        steps=int(merged["steps"]),
-        steps_per_epoch=int(merged["steps_per_epoch"]),
+        id=read(_integer, "id"),
+        noise=read(_texts, "noise"),
+        case_fraction=read(_number, "case_fraction"),
+        label_dice=None if merged["label_dice"] is None else read(_number, "label_dice"),
+        trusted=read(_integer, "trusted"),
+        noise_seed=read(_integer, "noise_seed"),
+        corrupt_arguments=read(_texts, "corrupt_arguments"),
+        arms=read(_texts, "arms"),
+        seeds=read(_integers, "seeds"),
+        folds=read(_integers, "folds"),
+        steps=read(_integer, "steps"),
+        steps_per_epoch=read(_integer, "steps_per_epoch"),
     )
     if not cell.noise:
         raise SettingsError(f"{where}: noise is empty; name a noise type, and case_fraction: 0 for clean labels.")
@@ -298,14 +338,19 @@ def load_study(path: str | Path = DEFAULT_CONFIG, work: str | Path | None = None
     path = Path(path).resolve()
     if not path.is_file():
         raise SettingsError(f"There is no configuration file {path}; pass one with --config.")
-    raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path.name} is no YAML: {' '.join(str(error).split())}.") from None
+    raw = _mapping(f"The configuration file {path.name}", raw)
     _reject_unknown(f"The configuration file {path.name}", raw, _TOP_KEYS)
     _require(f"The configuration file {path.name}", raw, ("datasets", "cells"))
-    defaults = raw.get("defaults") or {}
+    defaults = _mapping("The section 'defaults'", raw.get("defaults") or {})
     _reject_unknown("The section 'defaults'", defaults, set(_CELL_DEFAULTS))
-    datasets = {name: _parse_dataset(name, entry, path.parent) for name, entry in raw["datasets"].items()}
+    sections = _mapping("The section 'datasets'", raw["datasets"])
+    datasets = {name: _parse_dataset(name, entry, path.parent) for name, entry in sections.items()}
     cells: dict[str, Cell] = {}
-    for entry in raw["cells"]:
+    for entry in _items("The section 'cells'", raw["cells"]):
         cell = _parse_cell(entry, defaults)
         if cell.name in cells:
             raise SettingsError(f"Two cells are called {cell.name!r}; give each its own name.")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import prepare_cell
@@ -125,6 +126,13 @@ def test_corrupt_command_is_understood_by_noise_tools(config_file):
     args = build_parser().parse_args(command[3:])
     assert (args.dataset, args.output, args.name) == ("301", 501, "toy_60")
     assert (args.case_fraction, args.label_dice, args.trusted, args.seed) == (0.6, 0.7, 3, 0)
+
+
+def test_noise_tools_that_fails_is_one_sentence(config_file, monkeypatch):
+    study = load_study(config_file)
+    monkeypatch.setattr(prepare_cell, "corrupt_command", lambda *arguments: [sys.executable, "-c", "exit(3)"])
+    with pytest.raises(SettingsError, match="failed for cell 'toy_60' \\(exit 3\\)"):
+        prepare_cell._make_noisy(study, study.cell("toy_60"), 0, study.work, {}, 1)
 
 
 def test_source_that_is_no_dataset(config_file, capsys):

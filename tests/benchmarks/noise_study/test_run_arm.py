@@ -4,6 +4,7 @@ import json
 import threading
 from concurrent.futures import ThreadPoolExecutor, wait
 
+import prepare_cell
 import pytest
 import result_store
 import run_arm
@@ -122,7 +123,7 @@ def test_queue_lists_the_runs(config_file, capsys):
 
 
 def test_queue_goes_on_after_a_failed_run(prepared, monkeypatch, capsys):
-    monkeypatch.setattr(run_queue, "prepare", lambda *arguments: None)
+    monkeypatch.setattr(run_queue, "prepare", lambda *arguments: True)
     calls = []
 
     def run_in_child(arguments):
@@ -136,3 +137,36 @@ def test_queue_goes_on_after_a_failed_run(prepared, monkeypatch, capsys):
     assert len(calls) == 6
     assert run_arm.build_parser().parse_args(calls[0]).cell == "toy_60"
     assert capsys.readouterr().out.count("failed") == 2
+
+
+@pytest.mark.parametrize("error", [SettingsError("noise_tools corrupt failed"), RuntimeError("no such plan")])
+def test_queue_goes_on_after_a_cell_that_cannot_be_prepared(prepared, monkeypatch, capsys, error):
+    def prepare_noisy(study, cell, fold, processes):
+        tried.append(cell.name)
+        if cell.name == "toy_60":
+            raise error
+
+    tried, calls = [], []
+    monkeypatch.setattr(prepare_cell, "prepare_noisy", prepare_noisy)
+    monkeypatch.setattr(run_queue, "run_in_child", lambda arguments: calls.append(arguments) or 0)
+    monkeypatch.setattr(run_queue, "prepare_process", lambda threads: None)
+    assert run_queue.main(["--config", str(prepared.work.parent / "config.yaml")]) == 1
+    assert tried.count("toy_60") == 1, "what is wrong is said once"
+    assert len(calls) == 4 and all("toy_20" in call for call in calls)
+    out, err = capsys.readouterr()
+    assert out.count("failed") == 6 and str(error) in err
+    assert ("Traceback" in err) == isinstance(error, RuntimeError)
+
+
+def test_queue_refuses_an_arm_that_no_cell_has(config_file, capsys):
+    assert run_queue.main(["--config", str(config_file), "--arm", "metadsceg"]) == 2
+    assert capsys.readouterr().err.startswith("error: No chosen cell has the arm 'metadsceg'")
+
+
+def test_a_key_error_of_the_training_is_no_message_for_the_user(prepared, monkeypatch):
+    def execute(*arguments, **options):
+        raise KeyError("case_017")
+
+    monkeypatch.setattr(run_arm, "execute", execute)
+    with pytest.raises(KeyError, match="case_017"):
+        run_arm.main(["--config", str(prepared.work.parent / "config.yaml"), "--cell", "toy_60", "--arm", "noisy"])

@@ -64,6 +64,15 @@ def test_variant_is_the_built_in_arm_with_other_values(config_file):
         ("noise: [erosion], case_fraction: 0.2", "noize: [erosion], case_fraction: 0.2", "unknown keys \\['noize'\\]"),
         ("features: [4, 8, 16]", "features: [4, 8]", "needs 3 stages"),
         ("    test_cases: 3\n", "", "lacks \\['test_cases'\\]"),
+        ("noise: [erosion], case_fraction: 0.2", "noise: erosion", "noise is 'erosion', .*brackets: \\[erosion\\]"),
+        ("seeds: [0, 1]", "seeds: 0", "seeds is 0, which is no list; write it in brackets: \\[0\\]"),
+        ("seeds: [0, 1]", "seeds: [0, x]", "seeds is 'x', which is no whole number"),
+        ("features: [4, 8, 16]", "features: 32", "'toy': features is 32, which is no list"),
+        ("steps: 50", "steps: 1e4", "steps is '1e4', which is no whole number"),
+        ("steps: 50", "steps: yes", "steps is True, which is no whole number"),
+        ("case_fraction: 0.6", "case_fraction: high", "case_fraction is 'high', which is no number"),
+        ("cells:\n", "cells:\n  - toy\n", "A cell is 'toy'; write it as 'key: value' pairs"),
+        ("defaults:\n", "defaults:\n- 1\n", "is no YAML"),
         ("soft: {config: {dcd_strength: 0.5}}", "soft: {dcd_strength: 0.5}", "'soft' has unknown keys"),
         ("soft: {config:", "soft: {arms: noisy, config:", "'soft' has unknown keys \\['arms'\\]"),
         ("soft: {config:", "soft: {arm: nosy, config:", "unknown arm 'nosy'"),
@@ -79,6 +88,13 @@ def test_what_is_wrong_is_named(config_file, old, new, message):
     write(config_file, text.replace(old, new))
     with pytest.raises(SettingsError, match=message):
         load_study(config_file)
+
+
+def test_an_arm_that_no_chosen_cell_has(config_file):
+    with pytest.raises(SettingsError, match="arm 'metadsceg'; they have clean, noisy, metadcseg, soft"):
+        load_study(config_file).runs(arms=["metadsceg"])
+    with pytest.raises(SettingsError, match="they have clean, noisy, metadcseg\\."):
+        load_study(config_file).runs(["toy_60"], ["soft"])
 
 
 def test_missing_file(tmp_path):
