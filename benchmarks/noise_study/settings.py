@@ -181,6 +181,11 @@ def _mapping(where: str, value: Any) -> dict[str, Any]:
     return value
 
 
+def _folder(base: Path, value: Any) -> Path:
+    """Absolute; variables and ``~`` are replaced, and what is relative is relative to ``base``."""
+    return (base / Path(os.path.expandvars(str(value))).expanduser()).resolve()
+
+
 def _items(where: str, value: Any) -> list[Any]:
     if not isinstance(value, list):
         raise SettingsError(f"{where} is {value!r}, which is no list; write it in brackets: [{value}].")
@@ -236,7 +241,7 @@ def _parse_dataset(name: str, raw: dict[str, Any], base: Path) -> Dataset:
 
     return Dataset(
         name=name,
-        source=(base / Path(os.path.expandvars(str(raw["source"]))).expanduser()).resolve(),
+        source=_folder(base, raw["source"]),
         clean_id=whole("clean_id"),
         base_configuration=str(raw["base_configuration"]),
         features=features,
@@ -329,8 +334,9 @@ def _check_ids(datasets: dict[str, Dataset], cells: dict[str, Cell]) -> None:
 def load_study(path: str | Path = DEFAULT_CONFIG, work: str | Path | None = None) -> Study:
     """Read and check a configuration file.
 
-    ``source``, ``work`` and ``results`` may be relative to the file's folder. The working folder, which holds all bulky
-    data, is in this order: ``work``, the environment variable NOISE_STUDY_WORK, the file's key ``work``.
+    ``source``, ``work`` and ``results`` may be relative to the file's folder, and hold variables and ``~``. The working
+    folder, which holds all bulky data, is in this order: ``work``, the environment variable NOISE_STUDY_WORK, the
+    file's key ``work``.
 
     Raises:
         SettingsError: the file is missing or something in it is wrong.
@@ -371,11 +377,11 @@ def load_study(path: str | Path = DEFAULT_CONFIG, work: str | Path | None = None
         datasets=datasets,
         cells=cells,
         variants=variants,
-        work=(path.parent / Path(work).expanduser()).resolve(),
+        work=_folder(path.parent, work),
         mirroring=bool(raw.get("mirroring", False)),
         memory_format=str(raw.get("memory_format", "channels_last")),
         optimizer=_parse_optimizer(str(raw.get("optimizer", "sgd"))),
-        results=(path.parent / raw.get("results", "results")).resolve(),
+        results=_folder(path.parent, raw.get("results", "results")),
     )
 
 

@@ -29,6 +29,17 @@ def test_paths_are_relative_to_the_file(config_file, monkeypatch):
     assert study.results == config_file.parent / "results"
 
 
+def test_paths_may_hold_variables_and_the_home_folder(config_file, monkeypatch, tmp_path):
+    monkeypatch.delenv(settings.WORK_VARIABLE, raising=False)
+    monkeypatch.setenv("SCRATCH", str(tmp_path / "scratch"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    text = config_file.read_text(encoding="utf-8").replace("work: work", "work: $SCRATCH/work\nresults: ~/results")
+    study = load_study(write(config_file, text.replace("source/Dataset", "${SCRATCH}/Dataset")))
+    assert study.work == tmp_path / "scratch" / "work"
+    assert study.results == tmp_path / "home" / "results"
+    assert study.datasets["toy"].source == tmp_path / "scratch" / "Dataset001_Toy"
+
+
 def test_work_folder_order(config_file, monkeypatch, tmp_path):
     monkeypatch.setenv(settings.WORK_VARIABLE, str(tmp_path / "variable"))
     assert load_study(config_file).work == tmp_path / "variable"

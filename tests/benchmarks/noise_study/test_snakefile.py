@@ -12,9 +12,16 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+HOLLOW = """
+import pathlib, sys
+with open("calls.txt", "a") as file:
+    print(pathlib.Path(__file__).name, *sys.argv[1:], sep="|", file=file)
+"""
+
+
 def snakemake(config_file, *options: str, study=STUDY) -> str:
-    command = ["snakemake", "-s", str(study / "Snakefile"), "--cores", "1", *options]
-    command += ["--config", f"study={config_file}"]
+    command = ["snakemake", "-s", str(study / "Snakefile"), "--cores", "1"]
+    command += ["--config", f"study={config_file}", *options]
     done = subprocess.run(command, capture_output=True, text=True, cwd=config_file.parent)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -22,13 +29,13 @@ def snakemake(config_file, *options: str, study=STUDY) -> str:
 
 @pytest.fixture
 def hollow_study(tmp_path):
-    """The workflow with scripts that do nothing."""
-    folder = tmp_path / "hollow"
+    """The workflow with scripts that do nothing but note how they were called."""
+    folder = tmp_path / "hollow study"
     folder.mkdir()
     for name in ("Snakefile", "settings.py", "arms.py"):
         shutil.copy(STUDY / name, folder)
     for name in ("prepare_cell.py", "run_arm.py", "tables.py"):
-        (folder / name).touch()
+        (folder / name).write_text(HOLLOW, encoding="utf-8")
     return folder
 
 
@@ -48,3 +55,14 @@ def test_other_training_or_results_repeat_the_runs_alone(config_file, hollow_stu
         config_file.write_text(change + text, encoding="utf-8")
         jobs = counts(snakemake(config_file, "-n", study=hollow_study))
         assert jobs["train"] == "10" and "corrupt" not in jobs
+
+
+def test_folders_with_spaces(config_file, hollow_study):
+    folder = config_file.parent / "my study"
+    folder.mkdir()
+    config_file = config_file.rename(folder / "my config.yaml")
+    snakemake(config_file, "page=my page.md", study=hollow_study)
+    calls = (folder / "calls.txt").read_text(encoding="utf-8").splitlines()
+    assert len(calls) == 14
+    assert f"prepare_cell.py|--config|{config_file}|--work|{folder / 'work'}|--clean|toy|--fold|0|-np|1" in calls
+    assert calls[-1] == f"tables.py|--config|{config_file}|--page|my page.md"
