@@ -66,6 +66,8 @@ def noise_series(study: Study, by_cell: dict[str, Any]) -> dict[str, list[Cell]]
     for name in by_cell:
         cell = study.cells[name]
         key = f"{cell.dataset}, {' + '.join(cell.noise)}, {cell.trusted} trusted, {cell.steps} steps"
+        key += "" if cell.label_dice is None else f", label Dice {cell.label_dice:g}"
+        key += f", noise seed {cell.noise_seed}" if cell.noise_seed else ""
         groups[" ".join([key, *cell.corrupt_arguments])].append(cell)
     ordered = {name: sorted(cells, key=lambda cell: cell.case_fraction) for name, cells in groups.items()}
     return {name: cells for name, cells in ordered.items() if len({cell.case_fraction for cell in cells}) > 1}

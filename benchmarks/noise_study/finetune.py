@@ -3,6 +3,18 @@
 from __future__ import annotations
 
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from settings import SettingsError
+
+
+def first_finetuning_epoch(epochs: int, share: float) -> int:
+    """The last ``share`` of the epochs begins here; one epoch is the least.
+
+    Raises:
+        SettingsError: a single epoch cannot be both.
+    """
+    if epochs < 2:
+        raise SettingsError(f"The arm finetune needs 2 epochs or more, got {epochs}: give more steps.")
+    return min(round(epochs * (1 - share)), epochs - 1)
 
 
 class nnUNetTrainerStudyFinetune(nnUNetTrainer):
@@ -19,7 +31,7 @@ class nnUNetTrainerStudyFinetune(nnUNetTrainer):
         return train, val
 
     def on_train_epoch_start(self) -> None:
-        first = round(self.num_epochs * (1 - self.finetune_share))
+        first = first_finetuning_epoch(self.num_epochs, self.finetune_share)
         if not self.finetuning and self.current_epoch >= first:
             self.finetuning = True
             self.dataloader_train, self.dataloader_val = self.get_dataloaders()

@@ -122,3 +122,12 @@ def test_figures(study, tmp_path):
     assert all((tmp_path / "docs" / file).stat().st_size > 1000 for file in written)
     series = noise_series(study, {"toy_60": None, "toy_20": None})
     assert [[cell.case_fraction for cell in cells] for cells in series.values()] == [[0.2, 0.6]]
+
+
+@pytest.mark.parametrize("change", [{"label_dice": 0.7}, {"noise_seed": 1}])
+def test_cells_of_different_noise_are_no_series(study, change):
+    from figures import noise_series
+
+    changed = dataclasses.replace(study.cell("toy_20"), **change)
+    study = dataclasses.replace(study, cells=study.cells | {"toy_20": changed})
+    assert noise_series(study, {"toy_60": None, "toy_20": None}) == {}
