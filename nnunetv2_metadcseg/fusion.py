@@ -33,7 +33,9 @@ def unfused(function: Callable) -> Callable:
 
 def fused(function: Callable) -> Callable:
     """The function through torch.compile; as it is, with a warning, from when that fails."""
-    torch._dynamo.config.recompile_limit = max(VERSIONS, torch._dynamo.config.recompile_limit)
+    config = torch._dynamo.config
+    limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"  # its name until torch 2.6
+    setattr(config, limit, max(VERSIONS, getattr(config, limit)))
     compiled = torch.compile(function)
 
     @functools.wraps(function)

@@ -66,14 +66,20 @@ class KnownClasses:
         said = torch.cat([said[:, :1], said[:, 1:] * present], 1)
         return said / said.sum(1, keepdim=True).clamp_min(1e-6)
 
-    def judged(self, label: Tensor, regions: bool) -> Tensor | float:
-        """Zero where a label (B, heads, *S) names an absent class, else one: (B, 1, *S), or (B, K, *S) of regions."""
+    def judged(self, label: Tensor, pseudo: Tensor, regions: bool) -> Tensor | float:
+        """Zero where a given label or the second opinion names an absent class, else one.
+
+        Args:
+            label, pseudo: (B, heads, *S) zeros and ones.
+
+        Returns:
+            (B, 1, *S), or (B, K, *S) of regions; 1.0 without absent classes.
+        """
         if self.absent is None:
             return 1.0
-        if regions:
-            return 1 - label * self._of_heads(self.absent, label)
-        return 1 - (label[:, 1:] * self._of_heads(self.absent, label)).sum(1, keepdim=True)
+        named = torch.maximum(label, pseudo)[:, 0 if regions else 1 :] * self._of_heads(self.absent, label)
+        return 1 - (named if regions else named.amax(1, keepdim=True))
 
     @staticmethod
     def _of_heads(mask: Tensor, maps: Tensor) -> Tensor:
-        return mask.to(maps.dtype).view(1, -1, *[1] * (maps.ndim - 2))
+        return mask.to(maps).view(1, -1, *[1] * (maps.ndim - 2))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nnunetv2_metadcseg.agreement import disagreement, probabilities_of
+from nnunetv2_metadcseg.agreement import probabilities_of
 from nnunetv2_metadcseg.config import MetaDCSegConfig
 from nnunetv2_metadcseg.feature_tap import last_segmentation_layer, unwrap, with_features
 from nnunetv2_metadcseg.label_audit_balance import Record
@@ -109,7 +109,9 @@ class LearnedWeights(TrainerRecord):
         return runner.predict_sliding_window_return_logits(stacked).float().cpu().amax(0, keepdim=True)
 
     def _count(self, number: int, logits: Tensor, target: Tensor, valid: Tensor) -> None:
-        found = disagreement(target, probabilities_of(logits, self.regions), valid, self.regions)
+        probabilities = probabilities_of(logits, self.regions)
+        found = self.weighting.compare(probabilities, target, valid)
+        found = self.weighting.as_evidence(found, probabilities, target, valid)
         agreement = self.weighting.agreement
         agreement.counts[number] = found.counts()[0].to(self.device)
         # As the trainer counts its patches: mistakes are expected where there is no structure, too.

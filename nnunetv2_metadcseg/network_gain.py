@@ -59,7 +59,7 @@ class NetworkGain:
     ) -> Tensor | None:
         """Gain map (B, H, *S) of images (B, C, *S) with logits, label and pseudo-label (B, K, *S).
 
-        None before the first update.
+        None before the first update. What overflows in half precision counts as zero, as in `update`.
         """
         if self.direction is None:
             return None
@@ -68,4 +68,5 @@ class NetworkGain:
             return voxel_cross_entropy(z, label, regions) - voxel_cross_entropy(z, pseudo, regions)
 
         radius = RADIUS_AUTOCAST if torch.is_autocast_enabled(data.device.type) else RADIUS_FP32
-        return network_influence(network, self.direction, data, difference, logits, radius)
+        gain = network_influence(network, self.direction, data, difference, logits, radius)
+        return gain.nan_to_num(0.0, 0.0, 0.0)

@@ -124,6 +124,11 @@ class nnUNetTrainerMetaDCSegSelfTrusted(nnUNetTrainerMetaDCSeg):
             self._choose()
         return result
 
+    def further_steps(self) -> None:
+        """No steps without a gradient before the choice: Adam would count them, and begin with far too large ones."""
+        if self.chosen:
+            super().further_steps()
+
     def training_targets(self, batch: dict, data: Tensor, outputs, label: Tensor, valid: Tensor):
         """Before the choice, and for batches made before it, the labels as given; then as MetaDCSeg."""
         if not self.chosen:

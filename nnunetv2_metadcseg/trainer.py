@@ -360,7 +360,11 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             return student[:0]
         self.teacher.module.bias = self.weighting.bias
         with torch.no_grad(), self.autocast():
-            return self.teacher.module.probabilities(data[:count])
+            opinion = self.teacher.module.probabilities(data[:count])
+        if self.grad_scaler is None:
+            return opinion
+        # Half precision may overflow here though it did not in the student.
+        return torch.where(opinion.isfinite(), opinion, student[:count])
 
     @property
     def _calibrates(self) -> bool:

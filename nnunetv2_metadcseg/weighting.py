@@ -125,7 +125,8 @@ class LabelWeighting:
         statistics = {"boundary": self._move_centers(features, patches.student, valid)}
         looked = slice(0, len(patches.teacher))
         found = self.compare(patches.teacher, label[looked], valid[looked])
-        statistics["excess"] = self._count(patches.cases[looked], found, patches.teacher, label[looked], valid[looked])
+        evidence = self.as_evidence(found, patches.teacher, label[looked], valid[looked])
+        statistics["excess"] = self._count(patches.cases[looked], evidence, valid[looked])
         if trusted_loss is not None and num_given < len(features):
             trusted = slice(num_given, None)
             self._move_direction(trusted_loss, features[trusted], logits[trusted], label[trusted], valid[trusted])
@@ -141,10 +142,18 @@ class LabelWeighting:
         """Where labels and teacher disagree; teacher, label (B, K, *S), valid (B, 1, *S) or of every region."""
         return disagreement(label, teacher, valid, self.regions)
 
-    def _count(self, cases: Tensor, found: Disagreement, teacher: Tensor, label: Tensor, valid: Tensor) -> Tensor:
+    def as_evidence(self, found: Disagreement, teacher: Tensor, label: Tensor, valid: Tensor) -> Disagreement:
+        """What of a disagreement counts for or against cases: not where a class is named that no trusted case holds.
+
+        Args:
+            found: what `compare` gives for the others.
+        """
+        if self.known_classes.absent is None:
+            return found
+        return self.compare(teacher, label, valid * self.known_classes.judged(label, found.pseudo, self.regions))
+
+    def _count(self, cases: Tensor, found: Disagreement, valid: Tensor) -> Tensor:
         """Gives the disagreement in excess of that of trusted labels, a scalar."""
-        if self.known_classes.absent is not None:
-            found = self.compare(teacher, label, valid * self.known_classes.judged(label, self.regions))
         self.agreement.update(cases, found.counts(), found.sizes, valid.flatten(1).any(1))
         excess = self.agreement.excess()
         self.memorisation.update(excess)
@@ -235,7 +244,8 @@ class LabelWeighting:
         with torch.no_grad():
             rates = self.agreement.rates()[patches.cases] if self.config.context else None
             evidence = collect(patches, found, where, self.centers, rates, self.regions)
-            prior = self._prior(evidence, found.direction, patches)
+            judged = self._judged(patches, found, where)
+            prior = self._prior(evidence, found.direction, patches, judged)
             known = gain is not None or self.direction.direction is not None
             if not learn or not known or self.config.influence == "none":
                 return evidence.inputs, prior, None
@@ -243,7 +253,14 @@ class LabelWeighting:
                 gains = self._head_gain(evidence, found.pseudo, patches.label)
             else:
                 gains = at_decisions(gain, where)
-        return evidence.inputs, prior, self.meta.objective(evidence.inputs, prior, gains)
+        return evidence.inputs, prior, self.meta.objective(evidence.inputs, prior, gains * judged)
+
+    def _judged(self, patches: Patches, found: Disagreement, where: tuple[Tensor, ...]) -> Tensor:
+        """Which disagreeing decisions tell of label errors: (V,) of ones, zeros as in `as_evidence`."""
+        ones = torch.ones(len(where[0]), device=found.differs.device)
+        if self.known_classes.absent is None:
+            return ones
+        return ones * at_decisions(self.known_classes.judged(patches.label, found.pseudo, self.regions), where)
 
     def _decide(
         self,
@@ -269,8 +286,10 @@ class LabelWeighting:
         belief = torch.sigmoid(prior) if self.config.influence == "none" else self.meta.alpha(inputs, prior)
         belief = self._unless_unknown(belief, patches.label, where)
         share = found.differs.sum() / (patches.valid.sum() * found.differs.shape[1])
-        sums = torch.zeros(len(patches.cases), device=belief.device).index_add_(0, where[0], belief)
-        self.agreement.update_beliefs(patches.cases, sums, found.differs.flatten(1).sum(1))
+        judged = self._judged(patches, found, where)
+        sums = torch.zeros(len(patches.cases), 2, device=belief.device)
+        sums = sums.index_add_(0, where[0], torch.stack([belief * judged, judged], 1))
+        self.agreement.update_beliefs(patches.cases, *sums.unbind(1))
         alpha = torch.ones(found.differs.shape, device=belief.device)
         alpha[where] = belief
         return alpha, {"disagreeing": share, "alpha": belief.mean(), "beta": 1 - belief.mean()}
@@ -292,13 +311,14 @@ class LabelWeighting:
         # Not one: that would mean that label and second opinion agree.
         return torch.maximum(belief, (unknown + (1 - unknown) * belief).clamp_max(0.98))
 
-    def _prior(self, evidence: Evidence, direction: Tensor, patches: Patches) -> Tensor:
+    def _prior(self, evidence: Evidence, direction: Tensor, patches: Patches, judged: Tensor) -> Tensor:
+        """Log odds of the given label (V,); judged (V,): which decisions tell of label errors."""
         if not self.config.agreement_prior:
             return torch.zeros(len(evidence.features), device=direction.device)
         where, sides = evidence.where, self.label_bias.sides()
         direction = at_decisions(direction, where)
         belief = self.agreement.label_belief(patches.cases, sides)[where[0], direction]
-        prior = torch.logit(belief) + self.config.voxel_prior * (1 - self.bias) * self._odds(evidence)
+        prior = torch.logit(belief) + self.config.voxel_prior * (1 - self.bias) * self._odds(evidence, judged)
         if not self.looks_at_depth:
             return prior
         # The edge of what is labelled is no border of the label: unlabelled voxels count as structure here.
@@ -306,11 +326,11 @@ class LabelWeighting:
         depth = at_decisions(self.label_depth.of(structure), where)
         return prior + torch.where(direction == EXTRA, sides[0] * self.label_depth.log_ratio()[depth], 0.0)
 
-    def _odds(self, evidence: Evidence) -> Tensor:
+    def _odds(self, evidence: Evidence, judged: Tensor) -> Tensor:
         """The teacher's log odds of the given label against its own decision, less their running mean: (V,)."""
         label, pseudo = (evidence.inputs[:, column] for column in (TEACHER_OF_LABEL, TEACHER_OF_PSEUDO))
         odds = (label / pseudo.clamp_min(1e-6)).clamp_min(1e-2).log()
-        total, count = self.collective.sum(torch.stack([odds.sum(), odds.new_full((), len(odds))]))
+        total, count = self.collective.sum(torch.stack([(odds * judged).sum(), judged.sum()]))
         mean = total / count.clamp_min(1)
         old = mean if self.mean_odds is None else self.mean_odds
         self.mean_odds = torch.where(count > 0, 0.95 * old + 0.05 * mean, old)
@@ -370,6 +390,7 @@ class LabelWeighting:
             "label_depth": self.label_depth.counts,
             "spacing": self.label_depth.spacing,
             "known_classes": self.known_classes.counts,
+            "absent_classes": self.known_classes.absent,
             "memorisation": self.memorisation.state_dict(),
             "meta": self.meta.state_dict(),
         }
@@ -383,6 +404,7 @@ class LabelWeighting:
         self.label_depth.counts = state.get("label_depth", self.label_depth.counts).clone()  # none before 2026-11-29 j
         self.label_depth.spacing = state.get("spacing", self.label_depth.spacing)  # the audit has none of its own
         self.known_classes.counts = state.get("known_classes")  # checkpoints before 2026-11-30 have none
+        self.known_classes.absent = state.get("absent_classes", self.known_classes.absent)
         self.note_one_sidedness()
         if "usual" in state["agreement"]:  # checkpoints before 2026-11-29 have none, or one that watched other rates
             self.memorisation.load_state_dict(state["memorisation"])

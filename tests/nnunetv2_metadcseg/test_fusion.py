@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from torch._dynamo.exc import TorchDynamoException
 from torch._dynamo.utils import counters
 
 from nnunetv2_metadcseg import trusted_trainer
-from nnunetv2_metadcseg.fusion import fuse_like, fused, unfused
+from nnunetv2_metadcseg.fusion import VERSIONS, fuse_like, fused, unfused
 from tests.nnunetv2_metadcseg import tiny_dataset
 from tests.nnunetv2_metadcseg.test_trainer import ShortStart, always_blur_alike, seed, start
 
@@ -41,6 +43,15 @@ def test_errors_of_the_function_are_its_own(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function: function)
     with pytest.raises(ZeroDivisionError):
         fused(lambda x: 1 // x)(0)
+
+
+@pytest.mark.parametrize("name", ["recompile_limit", "cache_size_limit"])
+def test_the_number_of_versions_is_raised_under_the_name_that_this_torch_has(monkeypatch, name):
+    config = SimpleNamespace(**{name: 8})
+    monkeypatch.setattr(torch._dynamo, "config", config)
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    fused(lambda x: x)
+    assert vars(config) == {name: VERSIONS}
 
 
 class TestTrainer:

@@ -51,13 +51,15 @@ class TestAbsentClasses:
         said = torch.tensor([0.3, 0.6]).view(1, 2, 1, 1)
         assert torch.equal(self.known().without_absent(said, True), torch.tensor([0.3, 0]).view(1, 2, 1, 1))
 
-    def test_their_labels_are_not_judged(self):
+    def test_what_is_called_by_their_name_is_not_judged(self):
         label = torch.eye(3)[None]  # a voxel of the background, one of each class
-        assert self.known().judged(label, False).tolist() == [[[1, 1, 0]]]
-        assert self.known().judged(label[:, 1:], True).tolist() == [[[1, 1, 1], [1, 1, 0]]]
+        pseudo = label.roll(1, 2)  # called by the absent class, background, the other class
+        assert self.known().judged(label, label, False).tolist() == [[[1, 1, 0]]]
+        assert self.known().judged(label, pseudo, False).tolist() == [[[0, 1, 0]]]
+        assert self.known().judged(label[:, 1:], pseudo[:, 1:], True).tolist() == [[[1, 1, 1], [0, 1, 0]]]
 
     @pytest.mark.parametrize("regions", [False, True])
     def test_without_any_nothing_changes(self, regions):
         said = torch.rand(2, 3, 4)
         assert KnownClasses().without_absent(said, regions) is said
-        assert KnownClasses().judged(said, regions) == 1
+        assert KnownClasses().judged(said, said, regions) == 1

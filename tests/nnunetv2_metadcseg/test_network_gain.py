@@ -46,6 +46,14 @@ def test_none_before_an_update():
     assert NetworkGain(0.9, Collective())(network, *given, given[1], given[1], False) is None
 
 
+def test_what_overflows_is_no_gain(monkeypatch):
+    network, given, _ = Oracle.problem(False, torch.float32)
+    gain = NetworkGain(0.9, Collective())
+    gain.direction = {}
+    monkeypatch.setattr(network_gain, "network_influence", lambda *_: torch.tensor([1.0, torch.inf, torch.nan]))
+    assert gain(network, *given, given[1], given[1], False).tolist() == [1, 0, 0]
+
+
 def test_scale_of_the_loss_makes_no_difference():
     network, given, trusted = Oracle.problem(False, torch.float32)
     pseudo = random_target(given[1].shape, False, torch.float32)
@@ -79,7 +87,12 @@ def test_the_step_can_still_go_backward():
 @pytest.mark.parametrize(("half", "radius"), [(False, RADIUS_FP32), (True, RADIUS_AUTOCAST)])
 def test_radius_follows_the_precision(monkeypatch, half, radius):
     seen = []
-    monkeypatch.setattr(network_gain, "network_influence", lambda *arguments: seen.append(arguments[-1]))
+
+    def influence(*arguments):
+        seen.append(arguments[-1])
+        return torch.zeros(1)
+
+    monkeypatch.setattr(network_gain, "network_influence", influence)
     gain = NetworkGain(0.9, Collective())
     gain.direction = {}
     with torch.autocast("cpu", torch.bfloat16, enabled=half):

@@ -85,6 +85,13 @@ class TestTraining:
         for mine, theirs in zip(trainer.teacher.module.network.parameters(), trainer.network.parameters(), strict=True):
             assert torch.equal(mine, theirs)
 
+    def test_the_second_last_layer_takes_no_step_before_the_choice(self, make):
+        trainer = start(make(), Early, **SETTINGS)
+        before = trainer.given_head.layer.weight.clone()
+        steps(trainer, EARLY)
+        assert torch.equal(trainer.given_head.layer.weight, before)
+        assert not trainer.given_head.optimizer.state  # Adam has counted nothing
+
     def test_the_start_on_trusted_patches_begins_at_the_choice(self, make):
         class WithStart(Early):
             config = replace(Early.config, start_fractions=(0.25, 0.25))

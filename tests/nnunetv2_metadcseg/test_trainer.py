@@ -197,6 +197,14 @@ class TestSteps:
         steps(trainer, 2)
         assert trainer.teacher.updates == 3
 
+    def test_where_the_teacher_overflows_the_student_speaks(self, make, monkeypatch):
+        trainer = start(make(), ShortStartMeanTeacher)
+        steps(trainer, 1)
+        student = torch.tensor([0.5, 0.25])
+        monkeypatch.setattr(trainer.teacher.module, "probabilities", lambda data: torch.tensor([torch.nan, 0.75]))
+        trainer.grad_scaler = object()  # half precision
+        assert trainer._teacher_opinion(torch.zeros(2), student, 2).tolist() == [0.5, 0.75]
+
     def test_goes_back_when_wrong_labels_are_known_by_heart(self, make, monkeypatch, capsys):
         trainer = start(make())
         steps(trainer, 2)

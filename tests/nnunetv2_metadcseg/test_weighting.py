@@ -250,12 +250,34 @@ class TestSettings:
         weighting.known_classes.absent = torch.tensor(absent)
         observe(weighting, batch)
         # As if these voxels, or these decisions of regions, were ignored.
-        judged = 1 - batch.label[:, -1:]
-        if regions:
-            judged = torch.cat([torch.ones_like(batch.label[:, :-1]), judged], 1)
+        named = torch.maximum(batch.label, hard_labels(batch.teacher, regions)) * torch.tensor(
+            ([] if regions else [False]) + absent
+        ).view(1, 3, 1, 1, 1)
+        judged = 1 - (named if regions else named.amax(1, keepdim=True))
         found = disagreement(batch.label, batch.teacher, judged, regions)
         torch.testing.assert_close(weighting.agreement.counts[batch.cases], found.counts())
         assert found.counts().sum() < compare(weighting, batch.patches()).counts().sum()
+
+    @pytest.mark.parametrize("regions", [False, True])
+    def test_absent_classes_have_no_say_in_the_belief_in_other_labels(self, regions):
+        """However sure the second opinion is where a label names one."""
+        batch, surer = Batch(0, regions), Batch(0, regions)
+        of_absent = batch.label[:, -1:] > 0.5
+        decided = 0.02 + 0.94 * hard_labels(batch.teacher, regions)
+        if regions:
+            of_absent = torch.cat([torch.zeros_like(batch.label[:, :-1]) > 0, of_absent], 1)
+        surer.teacher = torch.where(of_absent, decided, batch.teacher)
+        learned = []
+        for one in (batch, surer):
+            weighting = new(regions)
+            weighting.known_classes.absent = torch.tensor([False] * (2 if regions else 1) + [True])
+            weighting.label_bias.set_counts(torch.tensor([[5.0, 5.0, 10.0]]))
+            observe(weighting, one, WeightedDiceCELoss(regions).single)
+            decide(weighting, one, gain=torch.where(of_absent[:2], 1e3, 1.0), learn=0.0)
+            learned.append((weighting.mean_odds, weighting.agreement.beliefs, weighting.meta.scale))
+        for one, other in zip(*learned, strict=True):
+            torch.testing.assert_close(one, other)
+        assert weighting.meta.scale < 10
 
     @pytest.mark.parametrize("regions", [False, True])
     def test_absent_classes_in_place_of_others_are_no_label_errors(self, regions):
@@ -278,6 +300,16 @@ class TestSettings:
         weighting.observe_bias(batch.teacher, batch.student, batch.label, batch.valid)
         other.load_state_dict(weighting.state_dict())
         assert torch.equal(other.known_classes(), weighting.known_classes())
+
+    def test_state_holds_which_classes_are_absent(self):
+        weighting, other = new(), new()
+        weighting.known_classes.absent = torch.tensor([False, True])
+        other.load_state_dict(weighting.state_dict())
+        assert torch.equal(other.known_classes.absent, weighting.known_classes.absent)
+        older = weighting.state_dict()
+        del older["absent_classes"]
+        other.load_state_dict(older)
+        assert other.known_classes.absent.tolist() == [False, True]
 
     @pytest.mark.parametrize("counts", [[1.0, 1.0, 1.0], [0.0, 1.0, 1.0]])
     def test_depth_is_looked_at_only_where_labels_are_too_large(self, counts):
