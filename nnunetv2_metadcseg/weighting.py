@@ -38,6 +38,8 @@ from nnunetv2_metadcseg.memorisation import MemorisationWatch
 from nnunetv2_metadcseg.meta_weights import MetaWeights
 from nnunetv2_metadcseg.patches import Patches
 
+BELIEVED = 0.98  # most that is believed by rule; one would mean that label and second opinion agree
+
 TrustedLoss = Callable[[Tensor, Tensor, Tensor], Tensor]  # of logits, labels and weights of trusted patches
 
 
@@ -285,8 +287,10 @@ class LabelWeighting:
         """Alpha as a map (B, H, *S), and scalars for the log."""
         belief = torch.sigmoid(prior) if self.config.influence == "none" else self.meta.alpha(inputs, prior)
         belief = self._unless_unknown(belief, patches.label, where)
-        share = found.differs.sum() / (patches.valid.sum() * found.differs.shape[1])
         judged = self._judged(patches, found, where)
+        if self.known_classes.absent is not None:  # nothing vouches for what the second opinion says of such a class
+            belief = torch.where(judged > 0, belief, BELIEVED)
+        share = found.differs.sum() / (patches.valid.sum() * found.differs.shape[1])
         sums = torch.zeros(len(patches.cases), 2, device=belief.device)
         sums = sums.index_add_(0, where[0], torch.stack([belief * judged, judged], 1))
         self.agreement.update_beliefs(patches.cases, *sums.unbind(1))
@@ -308,8 +312,7 @@ class LabelWeighting:
             unknown = label.gather(1, where[1][:, None])[:, 0] * (1 - known)[where[1]]
         else:
             unknown = (label[:, 1:] * (1 - known)).sum(1)
-        # Not one: that would mean that label and second opinion agree.
-        return torch.maximum(belief, (unknown + (1 - unknown) * belief).clamp_max(0.98))
+        return torch.maximum(belief, (unknown + (1 - unknown) * belief).clamp_max(BELIEVED))
 
     def _prior(self, evidence: Evidence, direction: Tensor, patches: Patches, judged: Tensor) -> Tensor:
         """Log odds of the given label (V,); judged (V,): which decisions tell of label errors."""

@@ -280,6 +280,19 @@ class TestSettings:
         assert weighting.meta.scale < 10
 
     @pytest.mark.parametrize("regions", [False, True])
+    def test_labels_are_believed_where_an_absent_class_is_named(self, regions):
+        batch, weighting = Batch(0, regions), new(regions, influence="none")
+        weighting.known_classes.absent = torch.tensor([False] * (2 if regions else 1) + [True])
+        observe(weighting, batch)
+        alpha, _, _ = decide(weighting, batch)
+        found = disagreeing(batch)
+        named = torch.maximum(batch.label[:2], found.pseudo)[:, -1:] > 0.5
+        if regions:
+            named = torch.cat([torch.zeros_like(found.differs[:, :-1]), named], 1)
+        assert (alpha[named & found.differs] == 0.98).all() and (alpha[found.differs & ~named] < 0.98).any()
+        assert (found.pseudo[:, -1:] > 0.5)[found.differs[:, -1:]].any()
+
+    @pytest.mark.parametrize("regions", [False, True])
     def test_absent_classes_in_place_of_others_are_no_label_errors(self, regions):
         batch, weighting = Batch(0, regions), new(regions, bias_momentum=0.0)
         weighting.known_classes.absent = torch.tensor([False] * (2 if regions else 1) + [True])
