@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +22,8 @@ def check_output(out: Path, overwrite: bool) -> None:
     """Raises AuditError unless `out` is new, or an earlier audit to which nobody has added anything."""
     if out.resolve() == Path.cwd():
         raise AuditError(f"{out} is the current directory, expected a folder of the audit's own; choose another.")
+    if os.path.ismount(out.resolve()):  # of Docker or NFS: it can be neither renamed nor replaced
+        raise AuditError(f"{out} is a mount point, expected a folder in it; give {out / 'audit'}, for instance.")
     if not out.exists():
         return
     if not overwrite:
@@ -59,23 +63,46 @@ def written_whole(out: Path) -> Iterator[Path]:
     """A temporary folder beside `out` that takes its place when the block ends well, and goes otherwise.
 
     An earlier audit is deleted only when the new one is in its place.
+
+    Raises:
+        AuditError: the complete folder cannot take its place; it is kept beside it, and the message names it.
     """
     out = out.resolve()  # of a link, what it points to
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    replaced = temporary.with_name(f"{temporary.name}.replaced")
     try:
         yield temporary
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    with contextlib.suppress(OSError):  # some file systems have no modes
         temporary.chmod(0o755)
+    _put_in_place(temporary, out)
+
+
+def _put_in_place(temporary: Path, out: Path) -> None:
+    """Never deletes `temporary`: hours may have gone into it."""
+    replaced = temporary.with_name(f"{temporary.name}.replaced")
+    try:
         if out.exists():
             out.rename(replaced)
-        try:
-            temporary.rename(out)
-        except BaseException:
-            if replaced.exists():
-                replaced.rename(out)
+        temporary.rename(out)
+    except BaseException as error:
+        if replaced.exists() and not out.exists():
+            replaced.rename(out)
+        if not isinstance(error, OSError):
             raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if out.exists():  # never the only copy
-            shutil.rmtree(replaced, ignore_errors=True)
+        raise AuditError(
+            f"The audit is complete, but cannot be moved to {out} ({error.strerror or error}), so it lies in "
+            f"{_kept_beside(temporary, out)}; move it from there."
+        ) from error
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _kept_beside(temporary: Path, out: Path) -> Path:
+    """Where the complete folder lies now: OUT_2, the next free number, or where it was if it cannot be renamed."""
+    names = (out.with_name(f"{out.name}_{number}") for number in itertools.count(2))
+    kept = next(name for name in names if not os.path.lexists(name))
+    with contextlib.suppress(OSError):
+        return temporary.rename(kept)
+    return temporary

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -76,15 +78,40 @@ def test_the_current_directory_is_refused(audit, monkeypatch):
         replace(Path("."))
 
 
-def test_a_failing_rename_brings_the_old_back(audit, monkeypatch):
+def test_a_mount_point_is_refused():
+    with pytest.raises(AuditError, match="/ is a mount point, expected a folder in it"):
+        check_output(Path("/"), overwrite=True)
+
+
+def failing_rename(fails: Callable[[Path, Path], bool]) -> Callable[[Path, Path], Path]:
     rename = Path.rename
 
-    def fail(path: Path, target: Path) -> Path:
-        if (path / "new").exists():
-            raise OSError("disk gone")
+    def new(path: Path, target: Path) -> Path:
+        if fails(path, target):
+            raise OSError(errno.EBUSY, "busy")
         return rename(path, target)
 
-    monkeypatch.setattr(Path, "rename", fail)
-    with pytest.raises(OSError, match="disk gone"):
+    return new
+
+
+@pytest.mark.parametrize("fails", [lambda old, new: old.name == "audit", lambda old, new: new.name == "audit"])
+def test_a_complete_audit_that_cannot_take_its_place_is_kept(audit, monkeypatch, fails):
+    monkeypatch.setattr(Path, "rename", failing_rename(lambda old, new: fails(old, new) and "replaced" not in old.name))
+    with pytest.raises(AuditError, match=r"complete, but cannot be moved to .*/audit \(busy\), .* lies in .*/audit_2;"):
         replace(audit)
+    assert sorted(f.name for f in audit.parent.iterdir()) == ["audit", "audit_2"]
+    assert (audit / "audit.csv").read_text() == "old" and (audit.parent / "audit_2" / "new").read_text() == "new"
+
+
+def test_a_complete_audit_that_cannot_be_renamed_at_all_stays_where_it_is(audit, monkeypatch):
+    monkeypatch.setattr(Path, "rename", failing_rename(lambda old, new: (old / "new").exists()))
+    with pytest.raises(AuditError, match="lies in "):
+        replace(audit)
+    kept = next(audit.parent.glob(".audit.*"))
+    assert (audit / "audit.csv").read_text() == "old" and (kept / "new").read_text() == "new"
+
+
+def test_an_audit_that_fails_leaves_nothing(audit):
+    with pytest.raises(ValueError, match="broken"), written_whole(audit):
+        raise ValueError("broken")
     assert (audit / "audit.csv").read_text() == "old" and [f.name for f in audit.parent.iterdir()] == ["audit"]
