@@ -65,9 +65,11 @@ def written_whole(out: Path) -> Iterator[Path]:
     An earlier audit is deleted only when the new one is in its place.
 
     Raises:
-        AuditError: the complete folder cannot take its place; it is kept beside it, and the message names it.
+        AuditError: the complete folder cannot take its place, or a person has worked in `out` while the block ran; it
+            is kept beside `out`, and the message names it.
     """
     out = out.resolve()  # of a link, what it points to
+    existed = out.exists()
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
@@ -77,7 +79,25 @@ def written_whole(out: Path) -> Iterator[Path]:
         raise
     with contextlib.suppress(OSError):  # some file systems have no modes
         temporary.chmod(0o755)
+    changed = _changed_meanwhile(out, existed)
+    if changed is not None:
+        raise AuditError(
+            f"{changed} was added or edited while the audit ran, so nothing is replaced and the new audit, which is "
+            f"complete, lies in {_kept_beside(temporary, out)}."
+        )
     _put_in_place(temporary, out)
+
+
+def _changed_meanwhile(out: Path, existed: bool) -> Path | None:
+    """What a person has put into `out` since `check_output` looked, hours ago; None if nothing."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return None
+    if not existed:
+        return out
+    try:
+        return work_of_a_person(out)
+    except (AuditError, OSError):  # no audit any longer, or answers that cannot be read
+        return out
 
 
 def _put_in_place(temporary: Path, out: Path) -> None:

@@ -111,6 +111,34 @@ def test_a_complete_audit_that_cannot_be_renamed_at_all_stays_where_it_is(audit,
     assert (audit / "audit.csv").read_text() == "old" and (kept / "new").read_text() == "new"
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("to_check.json", '{"case_1": "checked"}'),
+        ("to_check.json", '{"case_1": "che'),  # saved half way
+        ("proposed/mine.nii.gz", "mine"),
+    ],
+)
+def test_what_a_person_does_while_the_audit_runs_is_not_deleted(audit, name, content):
+    (audit / "to_check.json").write_text(json.dumps({"case_1": "to check"}))
+    check_output(audit, overwrite=True)
+    message = r"audit.* was added or edited while the audit ran, .* lies in .*/audit_2\."
+    with pytest.raises(AuditError, match=message), written_whole(audit) as folder:
+        (folder / "new").write_text("new")
+        (audit / name).write_text(content)
+    assert (audit / name).read_text() == content and (audit / "audit.csv").read_text() == "old"
+    assert (audit.parent / "audit_2" / "new").read_text() == "new"
+
+
+def test_a_folder_that_appears_while_the_audit_runs_is_not_deleted(tmp_path):
+    with pytest.raises(AuditError, match="/audit was added"), written_whole(tmp_path / "audit") as folder:
+        (folder / "new").write_text("new")
+        (tmp_path / "audit").mkdir()
+        (tmp_path / "audit" / "audit.csv").write_text("of another audit")
+    assert sorted(str(f.relative_to(tmp_path)) for f in tmp_path.rglob("*.*")) == ["audit/audit.csv"]
+    assert (tmp_path / "audit_2" / "new").exists()
+
+
 def test_an_audit_that_fails_leaves_nothing(audit):
     with pytest.raises(ValueError, match="broken"), written_whole(audit):
         raise ValueError("broken")
