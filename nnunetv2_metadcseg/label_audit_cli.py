@@ -70,7 +70,7 @@ def _propose(args: argparse.Namespace) -> int:
 
 def _confirm(args: argparse.Namespace) -> int:
     from nnunetv2_metadcseg.label_audit_predict import AuditError, read_json
-    from nnunetv2_metadcseg.label_audit_trust import confirm
+    from nnunetv2_metadcseg.label_audit_trust import confirm, set_aside
     from nnunetv2_metadcseg.trusted_cases import declared_cases
 
     preprocessed = preprocessed_folder(args)
@@ -84,6 +84,9 @@ def _confirm(args: argparse.Namespace) -> int:
     trusted = declared_cases(preprocessed, dataset)
     new, file = confirm(args.confirm, preprocessed, trusted, known, raw_folder, ending)
     print(f"{file}: {len(new)} cases added ({', '.join(new) or 'all were there'}); train again to use them")
+    kept = set_aside(args.confirm)
+    if kept != args.confirm:
+        print(f"{kept}: your answers; the next proposal in this folder leaves out what you answered")
     return 0
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import filecmp
+import itertools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,14 @@ TO_CHECK = "to_check.json"
 CHECKED = "checked"
 TO_LOOK_AT = "to check"  # what a proposal says of every case
 ANSWERS = (CHECKED, TO_LOOK_AT, "skip")
+HANDED_OVER = "to_check.{}.json"  # numbered from 1: answers of earlier rounds
 
 
-def propose(audit: dict[str, Any], top: int) -> dict[str, str]:
+def propose(audit: dict[str, Any], top: int, answered: Collection[str] = ()) -> dict[str, str]:
     """The `top` least reliable cases that are not trusted yet, as a file for a person to edit: {case: "to check"}.
 
     Args:
-        audit: content of audit.json. top: at least 1.
+        audit: content of audit.json. top: at least 1. answered: cases of earlier rounds, which are left out.
 
     Raises:
         AuditError: top below 1, or nothing left to check.
@@ -30,21 +33,51 @@ def propose(audit: dict[str, Any], top: int) -> dict[str, str]:
     if top < 1:
         raise AuditError(f"--top is {top}, expected at least 1.")
     ranked = sorted(audit["cases"].items(), key=lambda item: item[1]["rank"])
-    chosen = [case for case, values in ranked if not values["trusted"]][:top]
+    chosen = [case for case, values in ranked if not values["trusted"] and case not in answered][:top]
     if not chosen:
-        raise AuditError("Every audited case is trusted already, so there is none left to check.")
+        raise AuditError("Every audited case is trusted or answered already, so there is none left to check.")
     return dict.fromkeys(chosen, TO_LOOK_AT)
 
 
 def write_proposal(out: Path, top: int) -> Path:
     """Writes OUT/to_check.json from OUT/audit.json; raises AuditError if there is no audit or an edited proposal."""
     file = out / TO_CHECK
-    proposal = propose(read_audit(out / "audit.json"), top)
+    audit = read_audit(out / "audit.json")
     if is_answered(file):
         raise AuditError(
-            f"{file} holds answers of yours already; hand it over with --confirm, or remove it, to get a new proposal."
+            f"{file} holds answers that you have not handed over; to get a new proposal do so with --confirm, rename "
+            f"it to {free_name(out).name} (the cases in it that you answered are left out then), or remove it."
         )
-    write_json(file, proposal)
+    write_json(file, propose(audit, top, answered_cases(out)))
+    return file
+
+
+def answered_cases(out: Path) -> set[str]:
+    """Cases that a person has checked or skipped in earlier rounds; raises AuditError as `read_answers`."""
+    return {case for file in handed_over(out) for case, answer in read_answers(file).items() if answer != TO_LOOK_AT}
+
+
+def handed_over(out: Path) -> list[Path]:
+    """The answers of earlier rounds."""
+    start, end = HANDED_OVER.split("{}")
+    files = sorted(out.glob(HANDED_OVER.format("*")))
+    return [file for file in files if file.name.removeprefix(start).removesuffix(end).isdecimal()]
+
+
+def free_name(out: Path) -> Path:
+    """That of the next round's answers."""
+    names = (out / HANDED_OVER.format(number) for number in itertools.count(1))
+    return next(name for name in names if not os.path.lexists(name))
+
+
+def set_aside(file: Path) -> Path:
+    """Renames confirmed answers, so that the next proposal may have their name; where they lie now.
+
+    Files of another name stay, and those in a folder that cannot be written.
+    """
+    if file.name == TO_CHECK:
+        with contextlib.suppress(OSError):
+            return file.rename(free_name(file.parent))
     return file
 
 
@@ -65,7 +98,7 @@ def read_answers(file: Path) -> dict[str, str]:
     Raises:
         AuditError: missing, not such a file, or an unknown answer.
     """
-    answers = read_json(file, f"expected the edited {TO_CHECK}")
+    answers = read_json(file, f"expected the edited {TO_CHECK}, which --confirm renames to {HANDED_OVER.format(1)}")
     if not isinstance(answers, dict):
         raise AuditError(
             f'{file} holds a {type(answers).__name__}, expected {{"case": "{CHECKED}", ...}}; correct or remove it.'

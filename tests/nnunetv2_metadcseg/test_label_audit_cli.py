@@ -80,7 +80,11 @@ def test_loop_from_proposal_to_trusted_cases(folders, capsys):
     file.write_text(json.dumps({"b": "to check", "c": "checked"}))
     assert main(["audit", *map(str, confirm)]) == 0
     assert json.loads(trusted.read_text()) == ["a", "c"]
-    assert "1 cases added (c)" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "1 cases added (c)" in text and f"{out / 'to_check.1.json'}: your answers" in text
+    assert "renames to to_check.1.json" in error(capsys, *confirm)
+    assert main(["audit", "--apply", "trusted", "-o", str(out)]) == 0
+    assert json.loads(file.read_text()) == {"b": "to check"}  # c is trusted now, though audit.json does not know
 
 
 def test_empty_list_of_trusted_cases_does_not_block_the_first_confirmation(folders):

@@ -43,6 +43,12 @@ def test_answers_are_not_deleted(audit, answer):
         replace(audit)
 
 
+def test_answers_that_were_handed_over_are_not_deleted(audit):
+    (audit / "to_check.1.json").write_text(json.dumps({"case_1": "skip"}))
+    with pytest.raises(AuditError, match="to_check.1.json is not as the audit wrote it"):
+        replace(audit)
+
+
 @pytest.mark.parametrize("name", ["proposed/mine.nii.gz", "proposed/case_1_mine.nii.gz", "thesis/a.doc", "notes.txt"])
 def test_files_of_a_person_are_not_deleted(audit, name):
     (audit / name).parent.mkdir(exist_ok=True)

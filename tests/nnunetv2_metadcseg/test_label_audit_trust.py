@@ -8,7 +8,14 @@ import os
 import pytest
 
 from nnunetv2_metadcseg.label_audit_predict import AuditError
-from nnunetv2_metadcseg.label_audit_trust import confirm, confirmed_cases, propose, read_answers, write_proposal
+from nnunetv2_metadcseg.label_audit_trust import (
+    confirm,
+    confirmed_cases,
+    propose,
+    read_answers,
+    set_aside,
+    write_proposal,
+)
 from nnunetv2_metadcseg.trusted_cases import read_trusted_cases
 
 AUDIT = {
@@ -44,7 +51,7 @@ def test_proposal_is_written_but_an_edited_one_is_not_lost(out):
     assert json.loads(file.read_text()) == {"c": "to check", "a": "to check"}
     write_proposal(out, 1)
     file.write_text(json.dumps({"c": "checked", "a": "to check"}))
-    with pytest.raises(AuditError, match="answers of yours already"):
+    with pytest.raises(AuditError, match="not handed over; .* rename it to to_check.1.json"):
         write_proposal(out, 2)
     assert json.loads(file.read_text())["c"] == "checked"
 
@@ -52,9 +59,28 @@ def test_proposal_is_written_but_an_edited_one_is_not_lost(out):
 def test_a_proposal_with_skipped_cases_is_not_lost(out):
     file = write_proposal(out, 2)
     file.write_text(json.dumps({"c": "skip", "a": "to check"}))
-    with pytest.raises(AuditError, match="answers of yours already"):
+    with pytest.raises(AuditError, match="not handed over; .* rename it to to_check.1.json"):
         write_proposal(out, 2)
     assert json.loads(file.read_text())["c"] == "skip"
+
+
+def test_rounds_leave_out_what_was_answered_before(out):
+    file = write_proposal(out, 2)
+    file.write_text(json.dumps({"c": "checked", "a": "to check"}))
+    assert set_aside(file) == out / "to_check.1.json"
+    assert read_answers(write_proposal(out, 2)) == {"a": "to check", "d": "to check"}
+    file.write_text(json.dumps({"a": "skip", "d": "checked"}))
+    assert set_aside(file) == out / "to_check.2.json"
+    with pytest.raises(AuditError, match="trusted or answered already"):
+        write_proposal(out, 2)
+    assert not file.exists() and read_answers(out / "to_check.1.json")["c"] == "checked"
+
+
+def test_answers_of_another_name_are_not_renamed(out):
+    (out / "mine.json").write_text("{}")
+    (out / "to_check.copy.json").write_text("no answers")
+    assert set_aside(out / "mine.json") == out / "mine.json" and (out / "mine.json").exists()
+    assert list(read_answers(write_proposal(out, 1))) == ["c"]
 
 
 @pytest.mark.parametrize("content", [[], {}, {"cases": ["a"]}, {"cases": {"a": {"rank": 1}}}])
