@@ -24,11 +24,19 @@ def find_trust_maps(raw_dataset_folder: str | Path, file_ending: str, cases: lis
     """The trust maps of a raw data set by case; empty where there are none.
 
     Raises:
-        ValueError: a file in labelsTrust that belongs to no case.
+        ValueError: a file in labelsTrust that belongs to no case, or is named otherwise.
     """
     folder = Path(raw_dataset_folder) / FOLDER
     suffix = f"_trust{file_ending}"
-    files = {path.name[: -len(suffix)]: path for path in sorted(folder.glob(f"*{suffix}"))} if folder.is_dir() else {}
+    # Hidden files are a system's own; in .json files nnU-Net keeps the spacing of TIFF images.
+    paths = [path for path in sorted(folder.iterdir()) if path.name[0] != "."] if folder.is_dir() else []
+    others = [path.name for path in paths if not path.name.endswith((suffix, ".json"))]
+    if others:
+        raise ValueError(
+            f"{folder} holds {others[0]}, expected files named <case>{suffix} only; rename or remove it"
+            + (f" (and {len(others) - 1} more)." if len(others) > 1 else ".")
+        )
+    files = {path.name.removesuffix(suffix): path for path in paths if path.name.endswith(suffix)}
     unknown = sorted(set(files) - set(cases))
     if unknown:
         raise ValueError(

@@ -17,10 +17,25 @@ from tests.nnunetv2_metadcseg.test_trainer import ShortStart, start, steps
 class TestFinding:
     def test_files_by_case(self, tmp_path):
         (tmp_path / "labelsTrust").mkdir()
-        for name in ("a_trust.nii.gz", "b_trust.nii.gz", "note.txt"):
+        for name in ("a_trust.nii.gz", "b_trust.nii.gz", "a_trust.json", ".DS_Store"):
             (tmp_path / "labelsTrust" / name).touch()
         found = find_trust_maps(tmp_path, ".nii.gz", ["a", "b", "c"])
         assert {case: path.name for case, path in found.items()} == {"a": "a_trust.nii.gz", "b": "b_trust.nii.gz"}
+
+    @pytest.mark.parametrize("name", ["a.nii.gz", "a_trust.nii", "a_Trust.nii.gz", "note.txt"])
+    def test_another_name(self, tmp_path, name):
+        (tmp_path / "labelsTrust").mkdir()
+        for file in (name, "b_trust.nii.gz"):
+            (tmp_path / "labelsTrust" / file).touch()
+        with pytest.raises(ValueError, match=f"holds {name}, expected files named <case>_trust.nii.gz only"):
+            find_trust_maps(tmp_path, ".nii.gz", ["a", "b"])
+
+    def test_other_names_are_counted(self, tmp_path):
+        (tmp_path / "labelsTrust").mkdir()
+        for case in "abc":
+            (tmp_path / "labelsTrust" / f"{case}.png").touch()
+        with pytest.raises(ValueError, match=r"holds a.png, .* rename or remove it \(and 2 more\)\.$"):
+            find_trust_maps(tmp_path, ".png", ["a", "b", "c"])
 
     def test_none(self, tmp_path):
         assert find_trust_maps(tmp_path, ".nii.gz", ["a"]) == {}
