@@ -93,13 +93,16 @@ def _confirm(args: argparse.Namespace) -> int:
 def _audit(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from nnunetv2_metadcseg.label_audit_output import check_output
+    from nnunetv2_metadcseg.label_audit_output import check_output, left_over
     from nnunetv2_metadcseg.label_audit_predict import AuditError
     from nnunetv2_metadcseg.label_audit_run import run_audit
 
     if args.worst < 0:
         raise AuditError(f"--worst is {args.worst}, expected at least 0 (a number of cases).")
     check_output(args.out, args.overwrite)
+    remnants = left_over(args.out)
+    if remnants:
+        print(f"note: {', '.join(map(str, remnants))}: left of a killed audit; remove it, unless it still runs")
     model = open_model(args)
     audit = run_audit(
         *(model, args.out, args.worst, args.overwrite, known_cases(model, args.cases)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -56,6 +57,13 @@ def work_of_a_person(out: Path) -> Path | None:
         if not map_of_case or file.stat().st_mtime > newest:
             return file
     return None
+
+
+def left_over(out: Path) -> list[Path]:
+    """Hidden folders beside `out` of audits that were killed, or still run."""
+    out = out.resolve()
+    ours = re.compile(re.escape(f".{out.name}.") + r"\w{8}(\.replaced)?")  # as `written_whole` names them
+    return sorted(f for f in out.parent.glob(".*") if ours.fullmatch(f.name)) if out.parent.is_dir() else []
 
 
 @contextlib.contextmanager

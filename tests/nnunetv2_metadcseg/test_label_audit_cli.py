@@ -65,6 +65,13 @@ def test_existing_folder_is_not_replaced(folders, capsys):
     assert (folders / "out" / "mine.txt").exists()
 
 
+def test_what_a_killed_audit_left_is_named(folders, capsys):
+    remnant = folders / ".out.abcd1234"
+    remnant.mkdir()
+    assert main(["audit", "-d", "7", "-o", str(folders / "out")]) == 2
+    assert capsys.readouterr().out == f"note: {remnant}: left of a killed audit; remove it, unless it still runs\n"
+
+
 def test_loop_from_proposal_to_trusted_cases(folders, capsys):
     out = folders / "out"
     out.mkdir()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nnunetv2_metadcseg.label_audit_output import MAPS, TABLES, check_output, written_whole
+from nnunetv2_metadcseg.label_audit_output import MAPS, TABLES, check_output, left_over, written_whole
 from nnunetv2_metadcseg.label_audit_predict import AuditError
 
 
@@ -149,3 +149,13 @@ def test_an_audit_that_fails_leaves_nothing(audit):
     with pytest.raises(ValueError, match="broken"), written_whole(audit):
         raise ValueError("broken")
     assert (audit / "audit.csv").read_text() == "old" and [f.name for f in audit.parent.iterdir()] == ["audit"]
+
+
+def test_what_a_killed_audit_leaves_is_found(audit):
+    assert left_over(audit) == [] and left_over(audit / "no" / "folder") == []
+    (audit.parent / ".audit.txt").touch()
+    (audit.parent / ".audit.old.12345678").mkdir()  # of an audit named audit.old
+    with written_whole(audit) as folder:
+        assert left_over(audit) == [folder]
+    (audit.parent / f"{folder.name}.replaced").mkdir()
+    assert [f.name for f in left_over(audit)] == [f"{folder.name}.replaced"]
