@@ -28,9 +28,9 @@ def find_trust_maps(raw_dataset_folder: str | Path, file_ending: str, cases: lis
     """
     folder = Path(raw_dataset_folder) / FOLDER
     suffix = f"_trust{file_ending}"
-    # Hidden files are a system's own; in .json files nnU-Net keeps the spacing of TIFF images.
+    # Hidden files are a system's own; in .json files nnU-Net keeps the spacing of TIFF images; the others are notes.
     paths = [path for path in sorted(folder.iterdir()) if path.name[0] != "."] if folder.is_dir() else []
-    others = [path.name for path in paths if not path.name.endswith((suffix, ".json"))]
+    others = [path.name for path in paths if not path.name.endswith((suffix, ".json", ".txt", ".md"))]
     if others:
         raise ValueError(
             f"{folder} holds {others[0]}, expected files named <case>{suffix} only; rename or remove it"
