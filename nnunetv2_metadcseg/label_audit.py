@@ -149,8 +149,21 @@ def with_usual_size(parts: Sequence[Disagreement]) -> list[Disagreement]:
     return [part if part.labelled > 0 else replace(part, size=max(part.size, usual)) for part in parts]
 
 
+def telling(parts: Sequence[Disagreement]) -> np.ndarray:
+    """The cases (N,) bool that tell how far right labels of one structure disagree: those whose label has it.
+
+    Where there is none, nothing can disagree but stray voxels of the prediction. If no label has it, the cases whose
+    prediction has it; else all.
+    """
+    labelled = np.array([part.labelled > 0 for part in parts], bool)
+    if labelled.any():
+        return labelled
+    predicted = np.array([part.extra + part.missing > 0 for part in parts], bool)
+    return predicted if predicted.any() else np.ones(len(parts), bool)
+
+
 def expected_rate(rates: np.ndarray, trusted: np.ndarray, elsewhere: float = np.inf) -> float:
-    """The disagreement rate of right labels, from the rates of all cases of a group.
+    """The disagreement rate of right labels, from the rates of all cases of a group that can tell (`telling`).
 
     The mean rate of the trusted cases, or that of the best agreeing cases if it is larger (up to `MAX_OPTIMISM` times:
     the network was trained on the trusted cases). Without trusted cases the best agreeing cases alone, up to

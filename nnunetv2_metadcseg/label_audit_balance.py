@@ -66,19 +66,23 @@ class Balance:
         if part.size <= 0:
             return 0.0
         both = min(part.extra, part.missing) / part.size  # a shift has as much of one as of the other
-        balance = _balance(part) - self.center
+        balance = self.error(part)
         large, small = both + max(balance, 0.0), both + max(-balance, 0.0)
         keep_large, keep_small = (1 - MOST_DISCOUNT * max(side, 0.0) ** 2 for side in (-self.side, self.side))
         return keep_large * large + keep_small * small
 
+    def error(self, part: Disagreement) -> float:
+        """The balance beside that of right labels. Without a structure, no boundary of it is predicted elsewhere."""
+        return _balance(part) - (self.center if part.labelled > 0 else 0.0)
+
 
 def find_balance(doubtful: Sequence[Disagreement], right: Sequence[Disagreement]) -> Balance:
     """The balance of doubtful labels beside right ones; that of no knowledge if one of the two is missing."""
-    right, doubtful = ([_balance(part) for part in parts if part.size > 0] for parts in (right, doubtful))
+    right, doubtful = ([part for part in parts if part.size > 0] for parts in (right, doubtful))
     if not right or not doubtful:
         return Balance()
-    center = float(np.median(right)) * len(right) / (len(right) + PRIOR_CASES)
-    error = np.clip(np.array(doubtful) - center, -LARGEST, LARGEST)
+    center = float(np.median([_balance(part) for part in right])) * len(right) / (len(right) + PRIOR_CASES)
+    error = np.clip([Balance(center).error(part) for part in doubtful], -LARGEST, LARGEST)
     total = float((error**2).sum())
     return Balance(center, float((error * np.abs(error)).sum()) / total if total > 0 else 0.0)
 
@@ -88,7 +92,11 @@ def _balance(part: Disagreement) -> float:
 
 
 def with_records(
-    ratios: Sequence[float], records: Sequence[Record | None], trusted: Sequence[bool], side: float
+    ratios: Sequence[float],
+    records: Sequence[Record | None],
+    trusted: Sequence[bool],
+    side: float,
+    tell: Sequence[bool] | None = None,
 ) -> list[float]:
     """Ratios of a group of cases together with what the trainer saw of them before it had learned their labels.
 
@@ -97,13 +105,16 @@ def with_records(
 
     Args:
         ratios: disagreement by that of right labels. records: of the trainer, None where it did not count.
-            trusted: which cases are. side: of the group (`Balance.side`).
+            trusted: which cases are. side: of the group (`Balance.side`). tell: which cases tell what is expected of
+            right labels (`label_audit.telling`); None: all.
     """
     known = np.array([record is not None for record in records])
     if not known.any():
         return list(ratios)
     seen = np.array([record.ratio for record in records if record is not None])
-    seen = seen / expected_rate(seen, np.array(trusted)[known])
+    asked = np.ones(len(seen), bool) if tell is None else np.array(tell)[known]
+    asked = asked if asked.any() else ~asked
+    seen = seen / expected_rate(seen[asked], np.array(trusted)[known][asked])
     visits = np.array([record.visits for record in records if record is not None])
     share = RECORD_SHARE * (1 - side**2) / (1 + FEW_VISITS / np.maximum(visits, 1))
     both = np.maximum(ratios, LEAST_RATIO)

@@ -27,6 +27,7 @@ from nnunetv2_metadcseg.label_audit import (
     pooled,
     proposed_label,
     reliability,
+    telling,
     unit,
     with_usual_size,
     wrong_probability,
@@ -164,7 +165,8 @@ def score(findings: Sequence[CaseFinding]) -> None:
     checked = [f for f in findings if f.trusted]
     for group in _groups(findings):
         ratios, side = _ratios(group, checked, lambda f: f.whole)
-        ratios = with_records(ratios, [f.record for f in group], [f.trusted for f in group], side)
+        tell = telling([f.whole for f in group])
+        ratios = with_records(ratios, [f.record for f in group], [f.trusted for f in group], side, tell)
         for finding, ratio in zip(group, ratios, strict=True):
             finding.ratio = ratio
         for name in group[0].parts:
@@ -197,16 +199,19 @@ def _ratios(
     """Rates of a group by what is expected of right labels, and its side; checked: the trusted cases of all groups."""
     balance = group_balance(group, checked, part)
     rates = np.array([balance.rate(part(f)) for f in group])
-    elsewhere = float(np.mean([balance.rate(part(f)) for f in checked])) if checked else np.inf
-    expected = expected_rate(rates, np.array([f.trusted for f in group]), elsewhere)
+    elsewhere = [balance.rate(part(f)) for f in checked if part(f).labelled > 0]
+    tell = telling([part(f) for f in group])
+    trusted = np.array([f.trusted for f in group])
+    expected = expected_rate(rates[tell], trusted[tell], float(np.mean(elsewhere)) if elsewhere else np.inf)
     return (rates / expected).tolist(), balance.side
 
 
 def group_balance(
     group: Sequence[CaseFinding], checked: Sequence[CaseFinding], part: Callable[[CaseFinding], Disagreement]
 ) -> Balance:
-    """That of a group's doubtful cases beside its own trusted ones, or where it has none, beside all."""
-    right = [f for f in group if f.trusted] or checked
+    """That of a group's doubtful cases beside its own trusted ones with this structure, or without any, beside all."""
+    right = [f for f in group if f.trusted and part(f).labelled > 0]
+    right = right or [f for f in checked if part(f).labelled > 0]
     return find_balance([part(f) for f in group if not f.trusted], [part(f) for f in right])
 
 

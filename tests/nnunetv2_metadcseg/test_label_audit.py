@@ -18,6 +18,7 @@ from nnunetv2_metadcseg.label_audit import (
     pooled,
     proposed_label,
     reliability,
+    telling,
     with_usual_size,
     wrong_probability,
 )
@@ -128,6 +129,13 @@ def test_expected_rate_of_nothing_is_an_error():
 
 def test_expected_rate_is_never_zero():
     assert expected_rate(np.zeros(3), np.ones(3, bool)) > 0
+
+
+def test_only_labels_with_a_structure_tell_what_is_expected():
+    labelled, stray, neither = Disagreement(1, 1, 10, 10), Disagreement(0, 1, 10, 0), Disagreement(0, 0, 10, 0)
+    assert telling([labelled, stray, neither]).tolist() == [True, False, False]
+    assert telling([stray, neither]).tolist() == [True, False]
+    assert telling([neither, neither]).tolist() == [True, True]
 
 
 def test_reliability_falls_with_the_ratio():

@@ -67,6 +67,13 @@ def test_no_structure_no_disagreement():
     assert Balance(-0.1, 1.0).rate(NOTHING) == 0
 
 
+def test_an_empty_label_is_not_measured_by_the_boundaries_of_others():
+    stray = Disagreement(0, 1, 100, 0)
+    assert Balance(-0.1, 0.0).rate(stray) == pytest.approx(0.01)
+    alone, beside = (find_balance([part(0.3, 0), *more], RIGHT) for more in ([], [Disagreement(0, 0, 100, 0)] * 9))
+    assert alone == beside
+
+
 def test_a_single_trusted_case_is_not_measured_by_itself():
     only = part(0.0, 0.1)
     assert find_balance([part(0.3, 0)], [only]).rate(only) > 0
@@ -102,3 +109,11 @@ class TestRecords:
     def test_a_label_that_agrees_wholly_stays_below_one_that_does_not(self):
         low, high = self.joined([0.0, 0.1], [2.0, 2.0], side=0.0)
         assert 0 < low < high
+
+    def test_cases_that_tell_nothing_are_not_what_is_expected(self):
+        records = [Record(ratio, math.inf) for ratio in (0.0, 0.0, 2.0, 8.0)]
+        tell, trusted = [False, False, True, True], [False] * 4
+        usual, wrong = with_records([1.0] * 4, records, trusted, 0.0, tell)[2:]
+        assert 0.5 < usual < 1 < wrong < 4
+        # None of those that the trainer counted tells: then all of them.
+        assert with_records([1.0], records[3:], [False], 0.0, [False]) == pytest.approx([1.0])

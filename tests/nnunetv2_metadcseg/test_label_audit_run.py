@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -315,6 +316,38 @@ def test_what_the_trainer_saw_finds_a_label_that_the_network_knows_by_heart():
     trusted.trusted = True
     score([right, known, trusted])
     assert known.rank == 1 and known.reliability < 0.5 < right.reliability
+
+
+NOTHING = Disagreement(0, 0, 0, 0)
+
+
+def lesions(number: int, empty: int, trusted: bool = False, out_of_fold: bool = True, stray=NOTHING) -> list:
+    """Cases with right labels, `empty` of them without a lesion."""
+    random, made = np.random.default_rng(number), []
+    for i in range(number):
+        part = stray if i < empty else Disagreement(*random.uniform(30, 60, 2), 1000, 1000)
+        name = f"{'trusted' if trusted else 'case'}_{out_of_fold}_{i}"
+        made.append(CaseFinding(name, out_of_fold, trusted, {"x": part}, part, None, (9, 9, 9), (1, 1, 1)))
+    return made
+
+
+@pytest.mark.parametrize("stray", [NOTHING, Disagreement(0, 1, 1, 0)])
+@pytest.mark.parametrize(
+    "others",
+    [
+        [],  # a stock model without trusted cases
+        lesions(5, 4, trusted=True),  # most trusted cases are empty
+        lesions(5, 5, trusted=True),
+        lesions(5, 0, trusted=True, out_of_fold=False),  # -f 0
+    ],
+)
+def test_labels_that_are_rightly_empty_make_no_others_suspicious(others, stray):
+    cases = lesions(20, 8, stray=stray)
+    score([*cases, *deepcopy(others)])
+    reliabilities = [f.reliability for f in cases if f.whole.labelled]
+    assert 0.35 < min(reliabilities) and max(reliabilities) < 0.65
+    assert all(f.labels[0].reliability == f.reliability for f in cases)
+    assert all(f.reliability > 0.98 for f in cases if not f.whole.labelled)
 
 
 def finding(case: str, record: float) -> CaseFinding:
