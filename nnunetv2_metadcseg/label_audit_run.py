@@ -163,14 +163,16 @@ def score(findings: Sequence[CaseFinding]) -> None:
     """
     _give_empty_labels_the_usual_size(findings)
     checked = [f for f in findings if f.trusted]
+    unvouched = _without_trusted_case(findings)
     for group in _groups(findings):
-        ratios, side = _ratios(group, checked, lambda f: f.whole)
+        ratios, side, expected = _ratios(group, checked, lambda f: f.whole)
         tell = telling([f.whole for f in group])
         ratios = with_records(ratios, [f.record for f in group], [f.trusted for f in group], side, tell)
         for finding, ratio in zip(group, ratios, strict=True):
             finding.ratio = ratio
         for name in group[0].parts:
-            own, _ = _ratios(group, checked, lambda f, name=name: f.parts[name])
+            least = expected if name in unvouched else 0.0
+            own, *_ = _ratios(group, checked, lambda f, name=name: f.parts[name], least)
             for finding, ratio in zip(group, own, strict=True):
                 direction = ErrorDirection("none", np.nan, np.nan, np.nan, 0, 0)
                 finding.labels.append(LabelFinding(name, finding.parts[name].rate, reliability(ratio), direction))
@@ -193,17 +195,34 @@ def _groups(findings: Sequence[CaseFinding]) -> Iterable[list[CaseFinding]]:
             yield group
 
 
+def _without_trusted_case(findings: Sequence[CaseFinding]) -> list[str]:
+    """Names of the labels that no trusted case holds.
+
+    What is expected of them comes from the cases that agree best, of a rare label perhaps from a single one. So it is
+    at least what is expected of all labels together: else a rare label would name the direction of every case.
+    """
+    return [name for name in findings[0].parts if not any(f.trusted and f.parts[name].labelled > 0 for f in findings)]
+
+
 def _ratios(
-    group: Sequence[CaseFinding], checked: Sequence[CaseFinding], part: Callable[[CaseFinding], Disagreement]
-) -> tuple[list[float], float]:
-    """Rates of a group by what is expected of right labels, and its side; checked: the trusted cases of all groups."""
+    group: Sequence[CaseFinding],
+    checked: Sequence[CaseFinding],
+    part: Callable[[CaseFinding], Disagreement],
+    least: float = 0.0,
+) -> tuple[list[float], float, float]:
+    """Rates of a group by what is expected of right labels, its side, and that expected rate.
+
+    Args:
+        checked: the trusted cases of all groups. least: of the expected rate.
+    """
     balance = group_balance(group, checked, part)
     rates = np.array([balance.rate(part(f)) for f in group])
     elsewhere = [balance.rate(part(f)) for f in checked if part(f).labelled > 0]
     tell = telling([part(f) for f in group])
     trusted = np.array([f.trusted for f in group])
     expected = expected_rate(rates[tell], trusted[tell], float(np.mean(elsewhere)) if elsewhere else np.inf)
-    return (rates / expected).tolist(), balance.side
+    expected = max(expected, least)
+    return (rates / expected).tolist(), balance.side, expected
 
 
 def group_balance(
@@ -390,7 +409,18 @@ def _notes(model: TrainedModel, findings: Sequence[CaseFinding], learned: bool) 
             "expected of right labels there rests on the cases that agree best and is bounded by the trusted cases of "
             "the others; train and give all folds, and compare ranks within each kind only."
         )
-    return notes
+    return notes + _unvouched_notes(findings)
+
+
+def _unvouched_notes(findings: Sequence[CaseFinding]) -> list[str]:
+    """Labels that some case holds but no trusted one; without any trusted case another note says so."""
+    names = [n for n in _without_trusted_case(findings) if any(f.parts[n].labelled > 0 for f in findings)]
+    if not names or not any(f.trusted for f in findings):
+        return []
+    return [
+        f"No trusted case holds {', '.join(names)}: what is expected of right labels there rests on the cases that "
+        "agree best, and is at least that of all labels together; trust a case that holds each."
+    ]
 
 
 def _balances(findings: Sequence[CaseFinding]) -> dict[str, dict[str, float]]:

@@ -19,6 +19,7 @@ from nnunetv2_metadcseg.label_audit_output import check_output
 from nnunetv2_metadcseg.label_audit_predict import AuditError, CasePrediction, FoldNetwork, Structure, TrainedModel
 from nnunetv2_metadcseg.label_audit_run import (
     CaseFinding,
+    _unvouched_notes,
     measure,
     probability_of_given,
     run_audit,
@@ -348,6 +349,34 @@ def test_labels_that_are_rightly_empty_make_no_others_suspicious(others, stray):
     assert 0.35 < min(reliabilities) and max(reliabilities) < 0.65
     assert all(f.labels[0].reliability == f.reliability for f in cases)
     assert all(f.reliability > 0.98 for f in cases if not f.whole.labelled)
+
+
+def with_rare_label(cases: list, every: int) -> list:
+    """Every so many cases get a label that agrees ten times better than the other; the rest lack it."""
+    random = np.random.default_rng(0)
+    for i, case in enumerate(cases):
+        rare = Disagreement(*random.uniform(0.3, 0.6, 2), 100, 100) if every and i % every == 0 else NOTHING
+        case.parts["rare"] = rare
+    cases[0].parts["rare"] = replace(cases[0].parts["rare"], extra=0.0, missing=0.0)  # the best: agrees wholly
+    return cases
+
+
+@pytest.mark.parametrize("every", [4, 40])
+def test_a_rare_label_without_trusted_case_is_not_the_least_reliable_everywhere(every):
+    cases = [*with_rare_label(lesions(5, 0, trusted=True), 0), *with_rare_label(lesions(40, 0), every)]
+    score(cases)
+    for f in cases:
+        usual, rare = (label.reliability for label in f.labels)
+        assert rare > 0.85 > 0.65 > usual
+    (note,) = _unvouched_notes(cases)
+    assert note.startswith("No trusted case holds rare: ")
+
+
+def test_no_note_on_labels_that_trusted_cases_hold_or_nobody():
+    trusted, others = lesions(5, 0, trusted=True), lesions(8, 0)
+    assert _unvouched_notes(with_rare_label(trusted, 5) + with_rare_label(others, 4)) == []
+    assert _unvouched_notes(with_rare_label(trusted, 0) + with_rare_label(others, 0)) == []
+    assert _unvouched_notes(with_rare_label(others, 4)) == []
 
 
 def finding(case: str, record: float) -> CaseFinding:
