@@ -389,7 +389,8 @@ class FoldNetwork:
         logits = self.predictor.predict_logits_from_preprocessed_data(image).float().cpu()
         if not learned:
             return logits, None
-        return logits, self.trainer_record.suspicion(case, image, torch.from_numpy(seg.astype(np.int16)), logits)
+        label = np.maximum(seg, 0)  # nnU-Net's -1 outside the nonzero mask, which training takes for background
+        return logits, self.trainer_record.suspicion(case, image, torch.from_numpy(label.astype(np.int16)), logits)
 
     def belief(self, case: str) -> float | None:
         return None if self.trainer_record is None else self.trainer_record.belief(case)

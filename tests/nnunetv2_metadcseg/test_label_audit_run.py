@@ -224,6 +224,16 @@ def test_probability_of_the_given_label_with_regions():
     assert probability_of_given(prediction, structures, True).ravel().tolist() == pytest.approx([0.2, 0.7, 0.3])
 
 
+def test_learned_weights_take_what_nnunet_cropped_away_for_background():
+    """nnU-Net's crop marks it -1, which the trainer's transforms remove."""
+    looked_at = []
+    network = FoldNetwork(SimpleNamespace(maps="prediction"), 0, None, None)
+    network.predictor = SimpleNamespace(predict_logits_from_preprocessed_data=lambda image: image)
+    network.trainer_record = SimpleNamespace(suspicion=lambda case, image, label, logits: looked_at.append(label))
+    network.run("a", np.zeros((1, 1, 1, 3), np.float32), np.array([[[[-1, 0, 2]]]], np.int8), learned=True)
+    assert looked_at[0].flatten().tolist() == [0, 0, 2]
+
+
 def test_learned_weights_only_raise_the_suspicion():
     p, learned = np.array([0.9, 0.9]), np.array([0.0, 0.8])
     assert voxel_suspicion(p, learned, 1).tolist() == pytest.approx([0.05, 0.8])
