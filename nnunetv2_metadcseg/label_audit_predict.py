@@ -226,6 +226,11 @@ class TrainedModel:
             raise AuditError(f"Fold {fold} is not among the {len(self.splits)} folds of splits_final.json.")
         return set(self.splits[fold]["train"]), set(self.splits[fold]["val"])
 
+    def trained_on(self, fold: Fold) -> set[str]:
+        """Cases whose labels the fold's network has seen."""
+        training, only = self.split(fold)[0], self.networks[fold].trained_only_on
+        return training if only is None else training & set(only)
+
     def cases(self) -> list[str]:
         """Every case that the folds were trained or validated on."""
         named = set().union(*(set().union(*self.split(fold)) for fold in self.folds))
@@ -236,7 +241,7 @@ class TrainedModel:
 
     def folds_for(self, case: str) -> tuple[list[Fold], bool]:
         """The folds that predict a case, and whether none of them was trained on it."""
-        unseen = [fold for fold in self.folds if case not in self.split(fold)[0]]
+        unseen = [fold for fold in self.folds if case not in self.trained_on(fold)]
         return (unseen, True) if unseen else (list(self.folds), False)
 
     # ---- reading and predicting ----------------------------------------------------------------------------------
@@ -268,7 +273,7 @@ class TrainedModel:
         """
         chosen, out_of_fold = self.folds_for(case)
         if folds is not None:
-            chosen, out_of_fold = list(folds), all(case not in self.split(fold)[0] for fold in folds)
+            chosen, out_of_fold = list(folds), all(case not in self.trained_on(fold) for fold in folds)
         with explained(f"The preprocessed data of {case} cannot be read, run nnUNetv2_preprocess again"):
             data, seg, _, properties = self.dataset.load_case(case)
             data, seg = np.asarray(data[:]), np.asarray(seg[:])
@@ -344,6 +349,7 @@ class FoldNetwork:
 
     Attributes:
         trainer_record: what can be read of it, or None. note: what the user must know about that, or None.
+        trained_only_on: cases of the trainer that sees none but trusted ones; None: of another trainer.
     """
 
     def __init__(self, model: TrainedModel, fold: Fold, predictor: Any, ours: dict | None) -> None:
@@ -351,6 +357,8 @@ class FoldNetwork:
         state = (ours or {}).get("state") or {}
         self.trainer = (ours or {}).get("trainer")
         self.note: str | None = None
+        is_trusted_only = (self.trainer or "").startswith("nnUNetTrainerTrustedOnly")
+        self.trained_only_on = trusted_in_training(ours, model.trusted) if is_trusted_only else None
         self.trainer_record = self._read(ours) if "weighting" in state else None
         if model.maps == "learned" and self.trainer_record is None:
             raise AuditError(

@@ -123,3 +123,28 @@ def test_trains(nnunet, trainer_class):
     assert any(not torch.equal(a, b) for a, b in zip(before, trainer.network.parameters(), strict=True))
     expected = 0 if trainer_class is nnUNetTrainerTrustedOnly else 2
     assert all(batch["num_given"] == expected for batch in batches)
+
+
+def test_trusted_only_keeps_whose_labels_it_has_seen(nnunet, tmp_path):
+    first = nnunet.trainer(nnUNetTrainerTrustedOnly)
+    first.on_train_start()
+    file = str(tmp_path / "checkpoint.pth")
+    first.save_checkpoint(file)
+    checkpoint = torch.load(file, weights_only=False)
+    assert checkpoint["metadcseg"]["state"] == {"trusted": nnunet.cases[:2]}
+    resumed = nnunet.trainer(nnUNetTrainerTrustedOnly, continue_training=True)
+    resumed.dataset_json["trusted_cases"] = nnunet.cases[1:3]
+    resumed.load_checkpoint(file)
+    resumed.on_train_start()
+    assert resumed.extra_state()["trusted"] == nnunet.cases[:3]
+
+
+def test_trusted_only_loads_checkpoints_without_that_list(nnunet, tmp_path):
+    trainer = nnunet.trainer(nnUNetTrainerTrustedOnly)
+    trainer.initialize()
+    trainer.extra_state = dict  # as before 2026-11-30
+    file = str(tmp_path / "checkpoint.pth")
+    trainer.save_checkpoint(file)
+    later = nnunet.trainer(nnUNetTrainerTrustedOnly)
+    later.load_checkpoint(file)
+    assert later.extra_state() == {"trusted": []}

@@ -208,6 +208,26 @@ def test_trusted_cases_may_be_absent_but_not_broken(tmp_path):
         _ = model({}).trusted
 
 
+@pytest.mark.parametrize(
+    ("trainer", "state", "unseen"),
+    [
+        ("nnUNetTrainerTrustedOnly", {"trusted": ["a"]}, "bcd"),
+        ("nnUNetTrainerTrustedOnly", {}, "cd"),  # checkpoints before 2026-11-30: those declared now
+        ("nnUNetTrainerMixed", {}, "d"),
+        (None, None, "d"),
+    ],
+)
+def test_trusted_only_has_seen_the_labels_of_trusted_cases_alone(trainer, state, unseen):
+    model = TrainedModel.__new__(TrainedModel)
+    model.maps, model.folds, model.trusted = "prediction", (0,), ["a", "b", "d"]
+    model.splits = [{"train": ["a", "b", "c"], "val": ["d"]}]
+    model.dataset = SimpleNamespace(identifiers=list("abcd"))
+    ours = None if trainer is None else {"trainer": trainer, "state": state}
+    model.networks = {0: FoldNetwork(model, 0, None, ours)}
+    assert model.cases() == list("abcd")
+    assert {case for case in "abcd" if model.folds_for(case)[1]} == set(unseen)
+
+
 def test_probability_of_the_given_label():
     given = np.array([[[0, 1, 2, 9]]], np.int16)
     probabilities = np.array([0.7, 0.2, 0.1])[:, None, None, None] * np.ones((3, 1, 1, 4))
