@@ -53,6 +53,20 @@ def read_json(file: Path, advice: str = "restore it") -> Any:
         raise AuditError(f"{file} is not valid JSON ({error}); correct it.") from error
 
 
+def same_geometry(first: Any, second: Any) -> bool:
+    """Whether what nnU-Net's reader says of two files puts their voxels in the same places.
+
+    Args:
+        first, second: its properties: nested, with the spacing and whatever the reader keeps of the header; the second
+            may have more of them.
+    """
+    if isinstance(first, dict):
+        return all(name in second and same_geometry(value, second[name]) for name, value in first.items())
+    if isinstance(first, str):  # an orientation, RAS for instance
+        return first == second
+    return np.shape(first) == np.shape(second) and np.allclose(first, second, rtol=1e-4, atol=1e-4)
+
+
 @dataclass(frozen=True)
 class Structure:
     """What the network decides about: a foreground label or a region.

@@ -35,7 +35,7 @@ from nnunetv2_metadcseg.label_audit import (
 from nnunetv2_metadcseg.label_audit_balance import Balance, Record, find_balance, with_records
 from nnunetv2_metadcseg.label_audit_calibration import Calibration, by_structure, calibrate, lean_notes, size_errors
 from nnunetv2_metadcseg.label_audit_output import MAPS, check_output, written_whole
-from nnunetv2_metadcseg.label_audit_predict import AuditError, CasePrediction, Structure, TrainedModel
+from nnunetv2_metadcseg.label_audit_predict import AuditError, CasePrediction, Structure, TrainedModel, same_geometry
 
 CASE_COLUMNS = (
     *("rank", "case", "label", "reliability", "direction", "bias", "shift", "distance", "unit"),
@@ -344,15 +344,19 @@ def _write_maps(folder: Path, file: Path, finding: CaseFinding, model: TrainedMo
     percent = np.rint(100 * suspicion).astype(np.uint8)
     for kind, array in (("suspicion", percent), ("proposed", proposed)):
         model.write(array, folder / kind / f"{finding.case}{model.file_ending}", properties)
-    _copy_given(folder, finding.case, model)
+    _write_given(folder, finding.case, given, model, properties)
 
 
-def _copy_given(folder: Path, case: str, model: TrainedModel) -> None:
-    """Copies the label, and where nnU-Net's writer keeps the spacing in a file of its own (TIFF), that as well.
+def _write_given(folder: Path, case: str, given: np.ndarray, model: TrainedModel, properties: dict) -> None:
+    """Copies the label; where its header says another place than the image's, writes it as the other maps are.
 
-    It is taken from the proposed label: nnU-Net does not bring it to the preprocessed folder.
+    A file of its own that nnU-Net's writer keeps the spacing in (TIFF) is taken from the proposed label: nnU-Net does
+    not bring it to the preprocessed folder.
     """
     name = f"{case}{model.file_ending}"
+    if not same_geometry(model.reader.read_seg(str(model.given_file(case)))[1], properties):
+        model.write(given, folder / "given" / name, properties)
+        return
     shutil.copyfile(model.given_file(case), folder / "given" / name)
     side_file = folder / "proposed" / f"{case}.json"
     if side_file.is_file():

@@ -16,7 +16,14 @@ from scipy.special import expit, logit
 from nnunetv2_metadcseg.label_audit import Disagreement
 from nnunetv2_metadcseg.label_audit_balance import Record
 from nnunetv2_metadcseg.label_audit_output import check_output
-from nnunetv2_metadcseg.label_audit_predict import AuditError, CasePrediction, FoldNetwork, Structure, TrainedModel
+from nnunetv2_metadcseg.label_audit_predict import (
+    AuditError,
+    CasePrediction,
+    FoldNetwork,
+    Structure,
+    TrainedModel,
+    same_geometry,
+)
 from nnunetv2_metadcseg.label_audit_run import (
     CaseFinding,
     _unvouched_notes,
@@ -151,6 +158,54 @@ def test_the_spacing_beside_a_tiff_goes_with_every_map(tmp_path):
         content, properties = model.reader.read_seg(str(tmp_path / "out" / kind / "large.tif"))
         assert content.shape == (1, *SHAPE) and list(properties["spacing"]) == list(PROPERTIES["spacing"])
     check_output(tmp_path / "out", overwrite=True)  # none of them counts as the work of a person
+
+
+class MovedLabelModel(FakeModel):
+    """NIfTI, as nnU-Net reads it; the header of one label says another place than that of its image."""
+
+    file_ending = ".nii.gz"
+    header = {"spacing": (1.0, 1.0, 2.0), "origin": (5.0, -7.0, 30.0), "direction": (1.0, 0, 0, 0, 1, 0, 0, 0, 1)}
+    properties = {"spacing": [2.0, 1.0, 1.0], "sitk_stuff": header, "shape_before_cropping": SHAPE}
+
+    def __init__(self, preprocessed: Path) -> None:
+        from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+
+        nifti = SimpleITKIO()
+        super().__init__(preprocessed)
+        self.reader = nifti
+        self.dataset = SimpleNamespace(load_case=lambda case: (None, None, None, self.properties))
+        for case, label in self.labels.items():
+            moved = {"origin": (0.0, 0.0, 0.0)} if case == "large" else {}
+            nifti.write_seg(label, str(self.given_file(case)), {"sitk_stuff": self.header | moved})
+
+    def write_label(self, case, label):
+        pass
+
+    def write(self, array, file, properties):
+        self.reader.write_seg(array, str(file), properties)
+
+
+def test_the_given_label_overlays_the_proposed_one_whatever_its_header_says(tmp_path):
+    model, out = MovedLabelModel(tmp_path / "pre"), tmp_path / "out"
+    run_audit(model, out, worst=0)
+    for case, label in model.labels.items():
+        for kind in ("given", "proposed"):
+            content, properties = model.reader.read_seg(str(out / kind / f"{case}.nii.gz"))
+            assert same_geometry(properties, model.properties)
+        (given, _), file = model.reader.read_seg(str(out / "given" / f"{case}.nii.gz")), model.given_file(case)
+        assert (given[0] == label).all()
+        assert ((out / "given" / file.name).read_bytes() == file.read_bytes()) is (case != "large")
+
+
+def test_same_geometry():
+    image = {"spacing": [2.0, 1, 1], "nibabel_stuff": {"original_affine": np.eye(4)}, "class_locations": {}}
+    label = {"spacing": (2.0, 1, 1 + 1e-6), "nibabel_stuff": {"original_affine": np.eye(4)}}
+    assert same_geometry(label, image)
+    assert not same_geometry(label | {"spacing": (1, 1, 1)}, image)
+    assert not same_geometry(label | {"nibabel_stuff": {"original_affine": np.diag([-1, 1, 1, 1])}}, image)
+    assert not same_geometry(label | {"sitk_stuff": {"origin": (0, 0)}}, image)
+    left, right = ({"sitk_stuff": {"original_orientation": name}} for name in ("LPS", "RAS"))
+    assert same_geometry(left, left) and not same_geometry(left, right)
 
 
 def test_uses_learned_weights_where_there_are_some(tmp_path):
