@@ -33,7 +33,8 @@ class MetaDCSegConfig:
     # Pseudo-labels come from the two last layers of the student, or (True) of a teacher, an average of the student
     # over time, which costs a forward pass and was never better where measured (docs/lab_notebook.md, g).
     teacher: bool = False
-    # The teacher averages over this share of the training, within the bounds that follow (updates).
+    # That average, and the one that training goes back to once labels are known by heart (below), reaches over this
+    # share of the training, within the bounds that follow (updates).
     teacher_fraction: float = 0.05
     teacher_horizon: tuple[int, int] = (20, 1000)
     # Wrong labels begin to be known by heart (memorisation.py) when the excess disagreement of given labels, averaged
@@ -43,11 +44,11 @@ class MetaDCSegConfig:
     memorisation_fraction: float = 0.1
     memorisation_visits: float = 20
     memorised_share: float = 0.85
-    # "head" (closed form, almost free), "network" (one more forward pass) or "none" (prior only).
+    # "head" (closed form, almost free), "network" (one more backward and forward pass) or "none" (prior only).
     influence: str = "head"
-    # Steps of memory of the influence direction: one step's direction is mostly noise.
+    # Share of the influence direction that is kept per step: one step's direction is mostly noise.
     influence_momentum: float = 0.95
-    # Trusted patches that a teacher sees per step, as a share of the batch: its errors there calibrate the prior.
+    # Trusted patches that such a teacher sees per step, as a share of the batch: its errors there calibrate the prior.
     calibration_share: float = 0.125
     # Meta step every k iterations.
     meta_interval: int = 1
@@ -88,7 +89,10 @@ class MetaDCSegConfig:
     # than this.
     case_weighting: bool = True
     least_case_weight: float = 0.05
+    # Share of what is known of a case that a patch of average structure leaves.
     case_momentum: float = 0.7
+    # The mistakes of the teacher on unseen structure are those of this share of the given-label cases that agree best,
+    # but at least those on trusted cases, which it has learned, and at most so many times as many.
     best_share: float = 0.2
     max_optimism: float = 1.5
     # The second opinion also errs where there is no structure: mistakes as if every patch held this share of an average

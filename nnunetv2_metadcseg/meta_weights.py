@@ -65,9 +65,8 @@ class MetaWeights:
         self.collective.start_alike(self.network)
         self.learning_rate, self.pull = learning_rate, pull
         self.optimizer = adam(self.network.parameters(), learning_rate, weight_decay=1e-4)
-        self.scale: Tensor | None = (
-            None  # running mean |influence|, so that `pull` and the step do not depend on its unit
-        )
+        # Largest mean |gain| so far, slowly forgotten: `pull` and the step then do not depend on its unit.
+        self.scale: Tensor | None = None
 
     @torch.no_grad()
     def alpha(self, inputs: Tensor, prior: Tensor) -> Tensor:
