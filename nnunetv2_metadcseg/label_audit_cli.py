@@ -27,11 +27,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-d", dest="dataset", help="data set id or name")
     parser.add_argument("-c", dest="configuration", default="3d_fullres", help="configuration (default: 3d_fullres)")
     parser.add_argument("-f", dest="folds", nargs="+", default=["0"], help="folds, or all (default: 0)")
-    parser.add_argument("-tr", dest="trainer", default="nnUNetTrainerMetaDCSeg", help="trainer; stock ones work too")
+    parser.add_argument(
+        "-tr",
+        dest="trainer",
+        default="nnUNetTrainerMetaDCSeg",
+        help="trainer; stock ones work too (default: nnUNetTrainerMetaDCSeg)",
+    )
     parser.add_argument("-p", dest="plans", default="nnUNetPlans", help="plans identifier (default: nnUNetPlans)")
     parser.add_argument("-o", dest="out", type=Path, help="folder to write")
-    parser.add_argument("-chk", dest="checkpoint", default="checkpoint_final.pth", help="checkpoint file name")
-    parser.add_argument("--maps", choices=("prediction", "learned"), default="prediction", help="suspicion maps from")
+    parser.add_argument(
+        "-chk",
+        dest="checkpoint",
+        default="checkpoint_final.pth",
+        help="checkpoint file name (default: checkpoint_final.pth)",
+    )
+    parser.add_argument(
+        "--maps",
+        choices=("prediction", "learned"),
+        default="prediction",
+        help="suspicion from the prediction alone, or the trainer's learned weights too (default: prediction)",
+    )
     parser.add_argument("-device", "--device", default="cuda", help="cuda, cpu or mps (default: cuda, as nnU-Net)")
     parser.add_argument("--disable_tta", action="store_true", help="no test-time mirroring (faster)")
     parser.add_argument("-step_size", type=float, default=0.5, help="step of the sliding window (default: 0.5)")

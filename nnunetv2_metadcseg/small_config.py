@@ -1,8 +1,8 @@
 """Adds a configuration for machines without a GPU to the plans file of a preprocessed data set.
 
 The new configuration inherits from a planned one (nnU-Net's own `inherits_from`), so it shares the preprocessed data
-and needs no second preprocessing. It has fewer features, a batch of 2 to 4 and, where the planned patch is too large
-for two cores, a smaller patch with the network topology nnU-Net would plan for it.
+and needs no second preprocessing. It has fewer features, a batch of 2 (or what is asked for) and, where the planned patch is
+too large for two cores, a smaller patch with the network topology nnU-Net would plan for it.
 """
 
 from __future__ import annotations
@@ -33,12 +33,20 @@ ENCODER_KEYS = ("n_conv_per_stage", "n_blocks_per_stage")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `metadcseg small-config`."""
     parser.add_argument("-d", dest="dataset", required=True, help="data set id or name, preprocessed already")
-    parser.add_argument("-c", dest="configuration", default="3d_fullres", help="configuration to start from")
-    parser.add_argument("-p", dest="plans", default="nnUNetPlans", help="plans identifier")
+    parser.add_argument(
+        "-c", dest="configuration", default="3d_fullres", help="configuration to start from (default: 3d_fullres)"
+    )
+    parser.add_argument("-p", dest="plans", default="nnUNetPlans", help="plans identifier (default: nnUNetPlans)")
     parser.add_argument("--name", help="name of the new configuration (default: CONFIGURATION_small)")
     parser.add_argument("--features", type=int, default=8, help="features of the first stage (default: 8)")
     parser.add_argument("--batch-size", type=int, default=2, help="patches per batch (default: 2)")
-    parser.add_argument("--patch", type=int, nargs="+", metavar="EDGE", help="patch size in voxels, one edge per axis")
+    parser.add_argument(
+        "--patch",
+        type=int,
+        nargs="+",
+        metavar="EDGE",
+        help="patch size in voxels, one edge per axis (default: as planned, smaller where that would be slow)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace a configuration of that name")
 
 
