@@ -103,9 +103,8 @@ class TrustedBatchTrainer(nnUNetTrainer):
         absent = absent_classes(self.dataset_json["labels"], trusted, training, locations)
         if absent:
             self.print_to_log_file(
-                f"WARNING: {', '.join(absent)} absent from all {len(trusted)} trusted cases, so labels of "
-                f"{'it' if len(absent) == 1 else 'them'} are believed or not without any right example; trust a case "
-                "that holds each."
+                f"WARNING: {', '.join(absent)} absent from all {len(trusted)} trusted cases, so nothing "
+                f"vouches for labels of {'it' if len(absent) == 1 else 'them'}; trust a case that holds each."
             )
         return absent
 
