@@ -1,8 +1,8 @@
 """Adds a configuration for machines without a GPU to the plans file of a preprocessed data set.
 
 The new configuration inherits from a planned one (nnU-Net's own `inherits_from`), so it shares the preprocessed data
-and needs no second preprocessing. It has fewer features, a batch of 2 (or what is asked for) and, where the planned patch is
-too large for two cores, a smaller patch with the network topology nnU-Net would plan for it.
+and needs no second preprocessing. It has fewer features, a batch of 2 (or what is asked for) and, where the planned
+patch is too large for two cores, a smaller patch with the network topology nnU-Net would plan for it.
 """
 
 from __future__ import annotations
