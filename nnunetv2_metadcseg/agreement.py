@@ -120,8 +120,9 @@ class CaseAgreement:
         num_cases: cases are numbered; the caller keeps the numbering.
         trusted: (num_cases,) bool.
         momentum: share of a case's old counts kept when a patch of average structure is seen.
-        best_share: share of the given-label cases that agree best with the teacher; their rate stands for the
-            teacher's own error on unseen structure where it is not larger than `max_optimism` times the trusted rate.
+        best_share: share of the given-label cases that agree best with the teacher; the rate that they do not exceed
+            stands for the teacher's own error on unseen structure, but at least the trusted rate and at most
+            `max_optimism` times it.
         max_optimism: the teacher was trained on the trusted cases, so its error there is too small; this bounds by
             how much.
         base_share: mistakes are expected as if every patch held this share of an average patch's structure more.

@@ -30,9 +30,9 @@ FILE_NAME = "self_trusted_cases.json"
 class SelfTrustedConfig(MetaDCSegConfig):
     """Settings of nnUNetTrainerMetaDCSegSelfTrusted: those of MetaDCSeg, and how the trusted cases are chosen."""
 
-    # The choice is made after this share of the training, but no earlier and no later than when every case was visited
-    # so often on average, and within the second share in any case: early enough that no label is learned by heart, late
-    # enough that the predictions mean something.
+    # The choice is made after the first of these shares of the training, but no earlier and no later than when every
+    # case was visited so often on average, and within the second share in any case: early enough that no label is
+    # learned by heart, late enough that the predictions mean something.
     early_visits: tuple[float, float] = (5.0, 20.0)
     early_fractions: tuple[float, float] = (0.1, 0.3)
     # Visits of that share of the early phase weigh most: predictions of the first steps say nothing.
