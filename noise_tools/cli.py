@@ -52,7 +52,7 @@ def build_parser(command: str = "") -> argparse.ArgumentParser:
     _add_list(commands)
     _add_phantom(commands)
     for name, text in _SELF_DESCRIBED.items():
-        sub = commands.add_parser(name, help=text, description=text)
+        sub = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         sub.set_defaults(module=f"noise_tools.{name}")
         if command == name:
             import_module(f"noise_tools.{name}").add_arguments(sub)
