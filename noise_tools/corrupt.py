@@ -14,7 +14,15 @@ import numpy as np
 from noise_tools import manifest as manifests
 from noise_tools.errors import NoiseToolsError
 from noise_tools.metrics import label_metrics
-from noise_tools.output import copy_new, link_or_copy, other_folder, output_folder, reserved, written_whole
+from noise_tools.output import (
+    check_not_replaced,
+    copy_new,
+    link_or_copy,
+    other_folder,
+    output_folder,
+    reserved,
+    written_whole,
+)
 from noise_tools.parallel import run_cases
 from noise_tools.presets import find as find_preset
 from noise_tools.raw_dataset import (
@@ -151,6 +159,7 @@ def corrupt(dataset: RawDataset, folder: Path, request: Request, processes: int 
     check_components(request.components, dataset.labels.foreground)
     plan = make_plan(dataset, request)
     check_files(dataset)
+    check_not_replaced(folder, dataset.files)
     test_files = find_test_files(dataset, plan.test)
     with written_whole(folder) as temporary:
         labels = temporary / "labelsTr"

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -104,6 +104,23 @@ def output_folder(root: Path, dataset_id: int, short_name: str, overwrite: bool,
                 f"Id {dataset_id} belongs to {taken.name} in {variable}, nnU-Net takes one name per id; use another."
             )
     return folder
+
+
+def check_not_replaced(folder: Path, files: Iterable[Path]) -> None:
+    """Raises NoiseToolsError if one of `files` lies in `folder`: with --overwrite it would go with the old folder.
+
+    A corrupted data set refers to the images of its source, so to write over that source takes them from both.
+    """
+    if not folder.exists():
+        return
+    place = folder.resolve()
+    for file in files:
+        # As it is named, too: of a link in the old folder the link would go.
+        if file.resolve().is_relative_to(place) or (file.parent.resolve() / file.name).is_relative_to(place):
+            raise NoiseToolsError(
+                f"The source uses {file}, which --overwrite would remove with the old {folder.name}; "
+                "choose another id with -o."
+            )
 
 
 def other_folder(variable: str, pattern: str) -> Path | None:

@@ -50,6 +50,11 @@ class RawDataset:
         return self.folder.name[11:]
 
     @property
+    def files(self) -> list[Path]:
+        """Every image, of all channels, and every label of the training cases."""
+        return [file for case in self.cases.values() for file in (*case.images, case.label)]
+
+    @property
     def file_ending(self) -> str:
         return self.json["file_ending"]
 

@@ -10,7 +10,7 @@ from noise_tools import manifest as manifests
 from noise_tools import noise
 from noise_tools.corrupt import find_test_files, put_test_files, write_dataset_json, write_label
 from noise_tools.errors import NoiseToolsError
-from noise_tools.output import copy_new, output_folder, reserved, written_whole
+from noise_tools.output import check_not_replaced, copy_new, output_folder, reserved, written_whole
 from noise_tools.parallel import run_cases
 from noise_tools.raw_dataset import RawDataset, check_files, open_dataset, raw_root, read_label
 
@@ -54,6 +54,7 @@ def replay(dataset: RawDataset, folder: Path, manifest: Path, content: dict[str,
             f"to {content['source']}, give that with all of its cases."
         )
     check_files(dataset)
+    check_not_replaced(folder, dataset.files)
     test_files = find_test_files(dataset, content["test_cases"])
     with written_whole(folder) as temporary:
         labels = temporary / "labelsTr"

@@ -460,6 +460,18 @@ def test_existing_data_set_stays_without_overwrite(raw, capsys):
     assert content_of(raw) == before
 
 
+def test_a_data_set_that_holds_the_images_of_the_source_is_not_overwritten(raw, capsys):
+    assert run("-d", 3, "-o", 503, *USUAL) == 0
+    before = content_of(raw / "Dataset003_Balls")
+    again = ("-o", 3, "--name", "Balls", "--overwrite")
+    assert run("-d", 503, *again, *USUAL) == 2
+    assert "would remove with the old Dataset003_Balls; choose another id with -o." in capsys.readouterr().err
+    manifest = raw / "Dataset503_BallsNoisy" / "noise_manifest.json"
+    assert cli.main(["replay", "-d", "503", "--manifest", str(manifest), *map(str, again)]) == 2
+    assert "choose another id" in capsys.readouterr().err
+    assert content_of(raw / "Dataset003_Balls") == before
+
+
 def test_id_with_another_name_among_the_preprocessed(raw, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "pre"))
     (tmp_path / "pre" / "Dataset503_Old").mkdir(parents=True)
