@@ -233,6 +233,8 @@ def image_shape(path: Path) -> tuple[int, ...] | None:
 def write_label_like(source: Path, array: np.ndarray, target: Path, reader_writer: Any) -> None:
     """Writes `array` to `target` with the pixel type, geometry and header of the label file `source`.
 
+    The pixel type is a wider one where that of `source` cannot hold the values.
+
     Args:
         array: label map as `read_label` gives it.
         reader_writer: nnU-Net's reader/writer for the file; one that is not of the known kinds writes by
@@ -247,17 +249,25 @@ def write_label_like(source: Path, array: np.ndarray, target: Path, reader_write
         from skimage import io as skimage_io
 
         clean = skimage_io.imread(source)
-        dtype = np.uint8 if clean.dtype == bool else clean.dtype  # of one bit: true would be written as 255
-        skimage_io.imsave(target, array.reshape(clean.shape).astype(dtype), check_contrast=False)
+        dtype = np.dtype(np.uint8) if clean.dtype == bool else clean.dtype  # of one bit: true would be written as 255
+        skimage_io.imsave(target, _as_stored(array.reshape(clean.shape), dtype), check_contrast=False)
     elif kind == "Tiff3DIO":
         import tifffile
 
         clean = tifffile.imread(source)
-        tifffile.imwrite(target, array.reshape(clean.shape).astype(clean.dtype), compression="zlib")
+        tifffile.imwrite(target, _as_stored(array.reshape(clean.shape), clean.dtype), compression="zlib")
     else:
         with _quiet():
             _, properties = reader_writer.read_seg(str(source))
             reader_writer.write_seg(array if array.ndim == 3 else array[None], str(target), properties)
+
+
+def _as_stored(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """`array` with the clean file's pixel type, or a wider one where a new label value would be cut off to another."""
+    stored = array.astype(dtype)
+    if np.array_equal(stored, array):
+        return stored
+    return array.astype(np.promote_types(dtype, np.min_scalar_type(array.max())))
 
 
 def side_file(file: Path, tail: str) -> Path | None:
@@ -276,7 +286,7 @@ def _write_simpleitk(source: Path, array: np.ndarray, target: Path, turned: bool
     clean = sitk.ReadImage(str(source))
     as_read = sitk.DICOMOrient(clean, "RAS") if turned else clean
     reference = sitk.GetArrayViewFromImage(as_read)
-    image = sitk.GetImageFromArray(array.reshape(reference.shape).astype(reference.dtype))
+    image = sitk.GetImageFromArray(_as_stored(array.reshape(reference.shape), reference.dtype))
     if turned:
         image.CopyInformation(as_read)
         orientation = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(clean.GetDirection())
@@ -298,7 +308,10 @@ def _write_nibabel(source: Path, array: np.ndarray, target: Path, turned: bool) 
         voxels = apply_orientation(array.reshape(clean.as_reoriented(there).shape[::-1]).transpose(), back)
     else:
         voxels = array.reshape(clean.shape[::-1]).transpose()
-    nibabel.save(type(clean)(voxels.astype(clean.get_data_dtype()), clean.affine, clean.header), target)
+    voxels = _as_stored(voxels, clean.get_data_dtype())
+    image = type(clean)(voxels, clean.affine, clean.header)
+    image.set_data_dtype(voxels.dtype)
+    nibabel.save(image, target)
 
 
 def _reader_writer(dataset: RawDataset) -> Any:

@@ -319,6 +319,23 @@ def test_a_one_bit_picture_keeps_its_values(tmp_path):
     assert np.array_equal(skimage_io.imread(tmp_path / "new.png"), mask.astype(np.uint8))
 
 
+@pytest.mark.parametrize("ending", [".nii.gz", ".mha", ".png", ".tif", ".tiff"])
+@pytest.mark.parametrize("kind", [None, "NibabelIO"])
+def test_a_new_label_value_that_the_pixel_type_cannot_hold_is_written_as_it_is(raw, ending, kind):
+    """As by swap: a file of bytes has the labels 1 and 2 only, dataset.json declares 300 as well."""
+    if kind and ending != ".nii.gz":
+        pytest.skip("a reader of NIfTI")
+    small = two_balls((24, 20) if ending == ".png" else (5, 24, 20), radius=5)
+    folder = write_dataset(raw / "Dataset010_Wide", {"a": small}, ending, {"background": 0, "organ": 1, "far": 300})
+    if kind:
+        content = json.loads((folder / "dataset.json").read_text())
+        (folder / "dataset.json").write_text(json.dumps({**content, "overwrite_image_reader_writer": kind}))
+    dataset, target = open_dataset(10), raw / f"new{ending}"
+    label, _ = read_segmentation(dataset.reader_writer, dataset.cases["a"].label)
+    write_label_like(dataset.cases["a"].label, np.where(label == 2, 300, label), target, dataset.reader_writer)
+    assert np.array_equal(read_segmentation(dataset.reader_writer, target)[0], np.where(label == 2, 300, label))
+
+
 def colours(label: np.ndarray) -> np.ndarray:
     return np.stack([label, label * 0, label * 0], axis=-1)
 
