@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import argparse
 
+    import numpy as np
+
     from noise_tools.label_folders import LabelFolder
     from noise_tools.metrics import LabelValue
 
@@ -26,6 +28,25 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Scope:
+    """What of two label maps is compared: not what either ignores, and only some labels where `only` names them."""
+
+    ignore: int | None = None
+    only: tuple[int, ...] | None = None
+
+    def part(self, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Both label maps with background wherever nothing is compared."""
+        import numpy as np
+
+        kept = np.ones(a.shape, dtype=bool)
+        if self.ignore is not None:
+            kept = (a != self.ignore) & (b != self.ignore)
+        if self.only is None or 0 in self.only:
+            return np.where(kept, a, 0), np.where(kept, b, 0)
+        return tuple(np.where(kept & np.isin(label, self.only), label, 0) for label in (a, b))
+
+
+@dataclass(frozen=True)
 class Comparison:
     """What was compared and what came out.
 
@@ -36,6 +57,7 @@ class Comparison:
         equal_cases: cases in which no compared label differs anywhere.
         skipped: cases that only one folder has, left out on demand.
         tolerance: of the surface Dice, in mm.
+        scope: what of the label maps is compared.
     """
 
     first: LabelFolder
@@ -44,6 +66,7 @@ class Comparison:
     equal_cases: frozenset[str]
     skipped: tuple[str, ...] = ()
     tolerance: float = 1.0
+    scope: Scope = Scope()
 
     @property
     def cases(self) -> tuple[str, ...]:
@@ -172,12 +195,13 @@ def compare(
     skipped = tuple(sorted(set(a.cases) ^ set(b.cases)))
     _check_cases(a, b, cases, skipped, common)
     chosen, ignore = _chosen_labels(a, b, labels)
-    results = run_cases(_compare_case, _Job(a, b, chosen, ignore, tolerance), cases, processes, "Comparing")
+    scope = Scope(ignore, tuple(labels) if labels is not None else None)
+    results = run_cases(_compare_case, _Job(a, b, chosen, scope, tolerance), cases, processes, "Comparing")
     rows = tuple(Row(case, label, values) for case in cases for label, values in results[case][0].items())
     if not rows:
         raise NoiseToolsError("No label map in A or B has any foreground; there is nothing to compare.")
     equal = frozenset(case for case in cases if results[case][1])
-    return Comparison(a, b, rows, equal, skipped, tolerance)
+    return Comparison(a, b, rows, equal, skipped, tolerance, scope)
 
 
 def write_report(comparison: Comparison, folder: Path, worst: int = 8) -> None:
@@ -235,12 +259,12 @@ class _Job:
     first: LabelFolder
     second: LabelFolder
     labels: dict[str, LabelValue] | None
-    ignore: int | None
+    scope: Scope
     tolerance: float
 
 
 def _compare_case(job: _Job, case: str) -> tuple[dict[str, dict[str, float]], bool]:
-    """Values per label, and whether the label maps are equal outside what is ignored."""
+    """Values per label, and whether the label maps are equal in what is compared."""
     import numpy as np
 
     from noise_tools.metrics import label_metrics
@@ -248,13 +272,10 @@ def _compare_case(job: _Job, case: str) -> tuple[dict[str, dict[str, float]], bo
     (a, spacing), (b, _) = read_pair(job.first, job.second, case)
     # Labels that no dataset.json declares: a case has rows for those that it has.
     labels = job.labels or {str(v): int(v) for v in np.union1d(a, b) if v > 0}
-    same = a == b
-    if job.ignore is not None:
-        same |= (a == job.ignore) | (b == job.ignore)
+    same = np.array_equal(*job.scope.part(a, b))
     if not labels:
-        return {}, bool(same.all())
-    values = label_metrics(a, b, spacing, labels, ignore_label=job.ignore, tolerance=job.tolerance)
-    return values, bool(same.all())
+        return {}, same
+    return label_metrics(a, b, spacing, labels, ignore_label=job.scope.ignore, tolerance=job.tolerance), same
 
 
 def read_pair(first: LabelFolder, second: LabelFolder, case: str) -> tuple[Any, Any]:

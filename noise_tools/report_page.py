@@ -224,11 +224,13 @@ def case_figure(comparison: Comparison, case: str):
     image = comparison.second.read_image(case) if image is None else image
     if image is not None and image.shape != a.shape:
         image = None  # an image on another grid would mislead
+    a, b = comparison.scope.part(a, b)
+    different = a != b
     axes_of_slices = (0, 1, 2) if a.ndim == 3 else (None,)
     size = 3.6 if a.ndim == 3 else 5.2  # inches
     figure = Figure(figsize=(size * len(axes_of_slices), size), layout="constrained")
     for axes, axis in zip(np.atleast_1d(figure.subplots(1, len(axes_of_slices))), axes_of_slices, strict=True):
-        plane = fullest_plane(a != b, spacing, axis)
+        plane = fullest_plane(different, spacing, axis)
         draw_overlay(axes, plane, image, a, b)
         axes.set_title(plane.title, fontsize=9, color="0.3")
     return figure

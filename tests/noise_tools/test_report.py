@@ -83,6 +83,21 @@ def test_a_reader_that_turns_axes_reads_both(tmp_path, reader, order):
     assert report.compare(*[first, tmp_path / "bare"][::order]).equal_cases == {"a"}
 
 
+def test_labels_that_were_not_asked_for_make_no_case_different(raters):
+    comparison = report.compare(*raters, labels=[1])
+    assert comparison.equal_cases == {"equal", "missed"} and comparison.worst_cases(9) == ["moved"]
+    assert report.summary(comparison).startswith("3 cases compared, 1 differ.")
+    assert report.compare(*raters, labels=[2]).equal_cases == {"equal"}
+
+
+def test_only_what_is_compared_can_differ():
+    a, b = np.zeros((2, 8, 8), dtype=np.int16), np.zeros((2, 8, 8), dtype=np.int16)
+    a[0, 1:3], b[0, 1:3], b[1, 4] = 3, 2, 1
+    part = report.Scope(ignore=3).part(a, b)
+    assert [np.unique(label).tolist() for label in part] == [[0], [0, 1]] and not part[1][0].any()
+    assert np.array_equal(*report.Scope(ignore=3, only=(2,)).part(a, b))
+
+
 def test_names_regions_and_ignore_of_a_data_set(tmp_path):
     declared = {"background": 0, "whole": [1, 2], "tail": 2, "ignore": 3}
     noisy = two_balls()
