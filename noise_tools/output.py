@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -137,8 +138,8 @@ def written_whole(folder: Path) -> Iterator[Path]:
     A folder that is replaced is removed only after the new one is complete. The temporary name does not start with
     'Dataset', so nnU-Net never sees it, even after a kill.
     """
-    temporary = folder.with_name(f".noise_tools-{folder.name}-{os.getpid()}")
-    replaced = folder.with_name(f".noise_tools-{folder.name}-{os.getpid()}-replaced")
+    temporary = _free_name(folder)
+    replaced = _replaced(temporary)
     try:
         temporary.mkdir()
         yield temporary
@@ -159,6 +160,19 @@ def written_whole(folder: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         if folder.exists():  # never the only copy
             shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _free_name(folder: Path) -> Path:
+    """A hidden name beside `folder`; a killed run may have left one of the same process number, as in containers."""
+    numbers = itertools.count(1)
+    path = start = folder.with_name(f".noise_tools-{folder.name}-{os.getpid()}")
+    while path.exists() or _replaced(path).exists():
+        path = start.with_name(f"{start.name}-{next(numbers)}")
+    return path
+
+
+def _replaced(temporary: Path) -> Path:
+    return temporary.with_name(f"{temporary.name}-replaced")
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -31,6 +31,19 @@ def test_an_error_leaves_nothing_and_keeps_the_old(tmp_path, error):
     assert list(tmp_path.iterdir()) == [folder] and [p.name for p in folder.iterdir()] == ["old"]
 
 
+@pytest.mark.parametrize("left", ["", "-replaced"])
+def test_what_a_killed_run_of_the_same_process_number_left_hinders_nobody(tmp_path, left):
+    """In containers every run has the same number."""
+    folder, old = tmp_path / "Dataset001_New", tmp_path / f".noise_tools-Dataset001_New-{os.getpid()}{left}"
+    for path in (folder, old):
+        path.mkdir()
+        (path / "old").write_text("old")
+    with output.written_whole(folder) as temporary:
+        (temporary / "file").write_text("x")
+    assert [path.name for path in folder.iterdir()] == ["file"]
+    assert sorted(tmp_path.iterdir()) == sorted([folder, old]) and (old / "old").exists()
+
+
 def test_a_failing_rename_brings_the_old_back(tmp_path, monkeypatch):
     from pathlib import Path
 
