@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,9 @@ class RawDataset:
     def file_ending(self) -> str:
         return self.json["file_ending"]
 
-    @property
+    @cached_property
     def reader_writer(self) -> Any:
-        """nnU-Net's reader/writer for these files."""
+        """nnU-Net's reader/writer for these files. Kept: to choose it, nnU-Net reads the image of the first case."""
         return _reader_writer(self)
 
 

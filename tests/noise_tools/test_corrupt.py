@@ -112,6 +112,21 @@ def test_same_seed_same_bytes_whatever_the_number_of_processes(raw):
     assert content_of(raw / "Dataset503_BallsNoisy") != first
 
 
+def test_images_are_not_read_again_for_every_case(raw, monkeypatch):
+    """nnU-Net reads one to choose a reader, which takes seconds where it is a CT."""
+    from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+
+    read, images = [], SimpleITKIO.read_images
+
+    def counted(self, files):
+        read.extend(file for file in files if "imagesTr" in str(file))
+        return images(self, files)
+
+    monkeypatch.setattr(SimpleITKIO, "read_images", counted)
+    assert run("-d", 3, "-o", 503, "--noise", "erosion", "--trusted", 2) == 0
+    assert len(read) == 1
+
+
 def test_a_larger_fraction_corrupts_the_same_cases_and_more(raw):
     dataset = open_dataset(3)
     components = parse_components(["erosion", "dilation", "affine"])
