@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -113,7 +114,8 @@ def read_label(dataset: RawDataset, case: Case) -> tuple[np.ndarray, tuple[float
     """Label map and spacing in mm of one case: (z, y, x), or (y, x) if there is one slice only; int16 or int32.
 
     Raises:
-        NoiseToolsError: unreadable, not of the image's shape, or with values that dataset.json does not declare.
+        NoiseToolsError: unreadable, not of the image's shape or spacing, or with values that dataset.json does not
+            declare.
     """
     reader = dataset.reader_writer
     array, spacing = read_segmentation(reader, case.label)
@@ -122,6 +124,7 @@ def read_label(dataset: RawDataset, case: Case) -> tuple[np.ndarray, tuple[float
         raise NoiseToolsError(
             f"Case {case.identifier}: the label has shape {array.shape} but the image {shape}; give both the same grid."
         )
+    _check_spacing(dataset, case)
     found = np.unique(array)
     extra = sorted(set(found.tolist()) - dataset.labels.allowed)
     if extra:
@@ -130,6 +133,39 @@ def read_label(dataset: RawDataset, case: Case) -> tuple[np.ndarray, tuple[float
             f"{sorted(dataset.labels.allowed)}; correct the file or declare them."
         )
     return array, spacing
+
+
+def _check_spacing(dataset: RawDataset, case: Case) -> None:
+    """Raises NoiseToolsError if the label's voxels have another size than the image's, by which nnU-Net trains.
+
+    Noise in mm would be too strong or too weak then, without a word.
+    """
+    image = _spacing_in_file(dataset, case.images[0], f"_0000{dataset.file_ending}")
+    label = _spacing_in_file(dataset, case.label, dataset.file_ending)
+    if image is None or label is None or len(image) != len(label):
+        return
+    turned = _turns_axes(dataset.reader_writer)  # then the axes of the two files may have different orders
+    if not np.allclose(*(sorted(s) if turned else s for s in (image, label)), rtol=1e-3):
+        raise NoiseToolsError(
+            f"Case {case.identifier}: the label has spacing {label} but the image {image} (z, y, x; mm), and nnU-Net "
+            "trains with the image's; correct the header of the label (of a 3D TIFF the .json beside it)."
+        )
+
+
+def _spacing_in_file(dataset: RawDataset, path: Path, tail: str) -> tuple[float, ...] | None:
+    """Size in mm of a file's voxels along its axes of more than one voxel, last axis first; None if it says none."""
+    kind = type(dataset.reader_writer).__name__
+    if kind == "NaturalImage2DIO":
+        return None
+    if kind == "Tiff3DIO":
+        beside = side_file(path, tail)
+        return tuple(json.loads(beside.read_text())["spacing"]) if beside else (1.0, 1.0, 1.0)
+    try:
+        header = read_header(path)
+    except RuntimeError:
+        return None  # a format of its own reader
+    sizes = zip(header.GetSize()[:3], header.GetSpacing()[:3], strict=True)
+    return tuple(round(step, 6) for size, step in sizes if size > 1)[::-1]
 
 
 def read_segmentation(reader_writer: Any, path: Path) -> tuple[np.ndarray, tuple[float, ...]]:

@@ -193,6 +193,27 @@ def test_volume_tiff_spacing_comes_from_its_side_file(raw):
     assert json.loads((raw / "Dataset509_TiffNoisy" / "labelsTr" / "b.json").read_text())["spacing"] == [2.5, 1.0, 0.5]
 
 
+def test_a_label_of_another_voxel_size_than_the_image_is_refused(raw):
+    write(raw / "Dataset003_Balls" / "labelsTr" / "case_01.nii.gz", two_balls((14, 30, 24)), (1.0, 1.0, 1.0))
+    dataset = open_dataset(3)
+    says = r"label has spacing \(1.0, 1.0, 1.0\) but the image \(2.0, 1.0, 1.0\).*; correct the header of the label"
+    with pytest.raises(NoiseToolsError, match=says):
+        read_label(dataset, dataset.cases["case_01"])
+    read_label(dataset, dataset.cases["case_00"])
+
+
+def test_a_volume_tiff_whose_label_lacks_the_spacing_of_the_image_is_refused(raw):
+    folder = raw / "Dataset009_Tiff"
+    save_volume(folder / "imagesTr" / "a_0000.tif", two_balls())
+    save_volume(folder / "labelsTr" / "a.tif", two_balls())
+    (folder / "labelsTr" / "a.json").unlink()
+    content = {"channel_names": {"0": "x"}, "labels": {"background": 0, "one": 1, "two": 2}, "numTraining": 1}
+    (folder / "dataset.json").write_text(json.dumps({**content, "file_ending": ".tif"}))
+    dataset = open_dataset(9)
+    with pytest.raises(NoiseToolsError, match=r"label has spacing \(1.0, 1.0, 1.0\) but the image \(2.5, 1.0, 0.5\)"):
+        read_label(dataset, dataset.cases["a"])
+
+
 def test_side_files_come_along_with_a_case_held_out(raw):
     folder = raw / "Dataset009_Tiff"
     for name in ("a", "b", "c"):
