@@ -184,6 +184,8 @@ def compare(
     Raises:
         NoiseToolsError: no common case, a missing case, labels of different shape or spacing, unreadable files.
     """
+    import math
+
     from noise_tools.errors import NoiseToolsError
     from noise_tools.label_folders import open_label_folder
     from noise_tools.parallel import run_cases
@@ -198,8 +200,9 @@ def compare(
     scope = Scope(ignore, tuple(labels) if labels is not None else None)
     results = run_cases(_compare_case, _Job(a, b, chosen, scope, tolerance), cases, processes, "Comparing")
     rows = tuple(Row(case, label, values) for case in cases for label, values in results[case][0].items())
-    if not rows:
-        raise NoiseToolsError("No label map in A or B has any foreground; there is nothing to compare.")
+    if all(math.isnan(row.values["dice"]) for row in rows):
+        names = f" among the labels to compare ({', '.join(chosen)})" if chosen else ""
+        raise NoiseToolsError(f"No label map in A or B has any foreground{names}; correct --labels, A or B.")
     equal = frozenset(case for case in cases if results[case][1])
     return Comparison(a, b, rows, equal, skipped, tolerance, scope)
 

@@ -90,6 +90,12 @@ def test_labels_that_were_not_asked_for_make_no_case_different(raters):
     assert report.compare(*raters, labels=[2]).equal_cases == {"equal"}
 
 
+def test_a_label_that_nobody_drew_is_said(raters):
+    with pytest.raises(NoiseToolsError, match=r"among the labels to compare \(9\); correct --labels, A or B."):
+        report.compare(*raters, labels=[9])
+    assert len(report.compare(*raters, labels=[1, 9]).rows) == 6
+
+
 def test_only_what_is_compared_can_differ():
     a, b = np.zeros((2, 8, 8), dtype=np.int16), np.zeros((2, 8, 8), dtype=np.int16)
     a[0, 1:3], b[0, 1:3], b[1, 4] = 3, 2, 1
