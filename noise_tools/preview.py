@@ -202,7 +202,8 @@ def _noisy(
     def attempt(strength: float) -> Trial:
         noisy = make(strength)
         changed = not np.array_equal(noisy, label)
-        return Trial(mean_label_dice(label, noisy, regions), usable=changed or label_dice == 1)
+        kept = bool(np.isin(noisy, dataset.labels.foreground).any())  # without --allow-empty `corrupt` takes no other
+        return Trial(mean_label_dice(label, noisy, regions), usable=kept and (changed or label_dice == 1))
 
     noisy = make(find_severity(attempt, label_dice).severity if severity is None else severity)
     return noisy, mean_label_dice(label, noisy, regions)

@@ -81,19 +81,20 @@ def test_one_panel_per_type_with_the_dice_reached(raw):
         assert float(title.split("Dice ")[1].split(",")[0]) == pytest.approx(0.8, abs=0.05)
 
 
-def test_noise_is_that_of_corrupt(raw, tmp_path):
-    """Same seed, case and type: the label drawn is the label written."""
+@pytest.mark.parametrize("asked", [0.7, 0.0])
+def test_noise_is_that_of_corrupt(raw, tmp_path, asked):
+    """Same seed, case and type: the label drawn is the label written, also where one without foreground is nearer."""
     from noise_tools.corrupt import Request, corrupt
     from noise_tools.raw_dataset import load_dataset, read_label
 
     dataset = open_dataset(3)
-    components = parse_components(["dilation"])
-    request = Request(components, case_fraction=1.0, seed=5, label_dice=0.7, trusted=("b",))
+    components = parse_components(["dilation" if asked == 0.7 else "erosion"])
+    request = Request(components, case_fraction=1.0, seed=5, label_dice=asked, trusted=("b",))
     corrupt(dataset, raw / "Dataset004_Noisy", request)
     written, _ = read_label(load_dataset(raw / "Dataset004_Noisy"), load_dataset(raw / "Dataset004_Noisy").cases["a"])
     label, spacing = read_label(dataset, dataset.cases["a"])
-    drawn, _ = preview._noisy(dataset, "a", components[0], label, spacing, 0.7, None, 5)
-    assert np.array_equal(drawn, written)
+    drawn, _ = preview._noisy(dataset, "a", components[0], label, spacing, asked, None, 5)
+    assert np.array_equal(drawn, written) and written.any()
 
 
 def test_fixed_severity_and_parameters(raw):
