@@ -209,8 +209,8 @@ class LabelWeighting:
             patches: all with a teacher. found: where their label and teacher differ.
         """
         where = found.differs.nonzero(as_tuple=True)
-        inputs, prior, _ = self._gather(patches, found, where, None, False)
-        return self._believe(patches, found, where, inputs, prior)[0]
+        inputs, prior, judged, _ = self._gather(patches, found, where, None, False)
+        return self._believe(patches, found, where, inputs, prior, judged)[0]
 
     def targets(
         self,
@@ -231,18 +231,18 @@ class LabelWeighting:
         """
         where = found.differs.nonzero(as_tuple=True)  # here the host waits for the device
         with torch.enable_grad():
-            inputs, prior, objective = self._gather(patches, found, where, gain, learn is not None)
+            inputs, prior, judged, objective = self._gather(patches, found, where, gain, learn is not None)
         if objective is not None:
             self.meta.step(objective, learn)
         with torch.no_grad():
-            alpha, target, weight, statistics = self._decide(patches, found, where, inputs, prior, trust)
+            alpha, target, weight, statistics = self._decide(patches, found, where, inputs, prior, judged, trust)
         self.statistics.add(**statistics)
         return alpha, target, weight
 
     def _gather(
         self, patches: Patches, found: Disagreement, where: tuple[Tensor, ...], gain: Tensor | None, learn: bool
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Inputs (V, F) and prior (V,) of the disagreeing decisions `where`, and what a meta step lowers, or None."""
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Inputs (V, F), prior (V,) and `_judged` of the disagreeing decisions `where`; what a meta step lowers."""
         with torch.no_grad():
             rates = self.agreement.rates()[patches.cases] if self.config.context else None
             evidence = collect(patches, found, where, self.centers, rates, self.regions)
@@ -250,12 +250,12 @@ class LabelWeighting:
             prior = self._prior(evidence, found.direction, patches, judged)
             known = gain is not None or self.direction.direction is not None
             if not learn or not known or self.config.influence == "none":
-                return evidence.inputs, prior, None
+                return evidence.inputs, prior, judged, None
             if gain is None:
                 gains = self._head_gain(evidence, found.pseudo, patches.label)
             else:
                 gains = at_decisions(gain, where)
-        return evidence.inputs, prior, self.meta.objective(evidence.inputs, prior, gains * judged)
+        return evidence.inputs, prior, judged, self.meta.objective(evidence.inputs, prior, gains * judged)
 
     def _judged(self, patches: Patches, found: Disagreement, where: tuple[Tensor, ...]) -> Tensor:
         """Which disagreeing decisions tell of label errors: (V,) of ones, zeros as in `as_evidence`."""
@@ -271,10 +271,11 @@ class LabelWeighting:
         where: tuple[Tensor, ...],
         inputs: Tensor,
         prior: Tensor,
+        judged: Tensor,
         trust: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
         """Alpha, target, weight, and scalars for the log."""
-        alpha, statistics = self._believe(patches, found, where, inputs, prior)
+        alpha, statistics = self._believe(patches, found, where, inputs, prior, judged)
         pseudo = patches.teacher if self.config.soft_pseudo_labels else found.pseudo
         target, weight, count = self._mix(patches, alpha, pseudo, trust)
         if count is not None:
@@ -282,14 +283,18 @@ class LabelWeighting:
         return alpha, target, weight, statistics
 
     def _believe(
-        self, patches: Patches, found: Disagreement, where: tuple[Tensor, ...], inputs: Tensor, prior: Tensor
+        self,
+        patches: Patches,
+        found: Disagreement,
+        where: tuple[Tensor, ...],
+        inputs: Tensor,
+        prior: Tensor,
+        judged: Tensor,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Alpha as a map (B, H, *S), and scalars for the log."""
         belief = torch.sigmoid(prior) if self.config.influence == "none" else self.meta.alpha(inputs, prior)
         belief = self._unless_unknown(belief, patches.label, where)
-        judged = self._judged(patches, found, where)
-        if self.known_classes.absent is not None:  # nothing vouches for what the second opinion says of such a class
-            belief = torch.where(judged > 0, belief, BELIEVED)
+        belief = torch.where(judged > 0, belief, BELIEVED)  # nothing vouches for what the second opinion says there
         share = found.differs.sum() / (patches.valid.sum() * found.differs.shape[1])
         sums = torch.zeros(len(patches.cases), 2, device=belief.device)
         sums = sums.index_add_(0, where[0], torch.stack([belief * judged, judged], 1))
