@@ -1,10 +1,10 @@
-"""Harder data sets: degraded images, thin rims, a rare class, thick slices, six classes, lesions that some cases lack.
+"""Harder data sets: degraded images, thin rims, a rare class, thick slices, six classes, and synthetic ones.
 
 ``python hard_data.py --data FOLDER --output FOLDER`` reads nuclei and hippocampus in nnU-Net's raw format from --data
-and writes eight raw data sets for ``hard.yaml``: both with noise on their images and their labels as they are; the
+and writes ten raw data sets for ``hard.yaml``: both with noise on their images and their labels as they are; the
 nuclei as they are, labelled as inside and rim, as regions (nucleus, and its inside), and as small or large, image by
-image; every fourth slice of the hippocampus; the hippocampus in six parts instead of two; and 150 synthetic images of
-faint lesions in blotchy tissue, a fifth of them without any.
+image; every fourth slice of the hippocampus; the hippocampus in six parts instead of two; and the synthetic lesions,
+vessels and organs of ``synthetic_data.py``.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from scipy.ndimage import binary_erosion, gaussian_filter
+from scipy.ndimage import binary_erosion
 from scipy.ndimage import label as connected
+from synthetic_data import blotches, whole_numbers, write_lesions, write_organs, write_vessels
 
 HERE = Path(__file__).parent
 NUCLEI, RIMS, RIM_WIDTH = "Dataset020_Nuclei", "Dataset023_NucleiRim", 3
@@ -32,13 +33,11 @@ DEGRADED = (
     (NUCLEI, "Dataset021_NucleiHard", (1.0, 0.8), 3, True),
     (HIPPOCAMPUS, "Dataset005_HippocampusHard", (1.5, 1.0), 2, False),
 )
-LESIONS, CASES, SIZE = "Dataset022_Lesions", 150, 160
-
-
-def blotches(rng: np.random.Generator, shape: tuple[int, ...], width: float) -> np.ndarray:
-    """Smooth noise of SD one; width: of the Gaussian, voxels."""
-    noise = gaussian_filter(rng.standard_normal(shape), width)
-    return noise / noise.std()
+SYNTHETIC = {
+    "Dataset022_Lesions": write_lesions,
+    "Dataset026_Vessels": write_vessels,
+    "Dataset027_Organs": write_organs,
+}
 
 
 def degraded(image: np.ndarray, rng: np.random.Generator, strength: tuple[float, float], width: float) -> np.ndarray:
@@ -48,15 +47,9 @@ def degraded(image: np.ndarray, rng: np.random.Generator, strength: tuple[float,
     return image + image.std() * (strength[0] * rng.standard_normal(image.shape) + strength[1] * smooth)
 
 
-def whole_numbers(image: np.ndarray) -> np.ndarray:
-    """Stretched to 0..255, uint8."""
-    return ((image - image.min()) / (image.max() - image.min()) * 255).astype(np.uint8)
-
-
-def write(array: np.ndarray, path: Path, like: sitk.Image | None = None) -> None:
+def write(array: np.ndarray, path: Path, like: sitk.Image) -> None:
     image = sitk.GetImageFromArray(array)
-    if like is not None:
-        image.CopyInformation(like)
+    image.CopyInformation(like)
     sitk.WriteImage(image, str(path))
 
 
@@ -134,56 +127,13 @@ def in_parts(label: np.ndarray) -> np.ndarray:
     return parts
 
 
-def blob(rng: np.random.Generator) -> np.ndarray:
-    """A wavy ellipse anywhere in the image, half axes of 2.4 to 14 pixels: (SIZE, SIZE) bool."""
-    rows, columns = np.mgrid[:SIZE, :SIZE]
-    y, x = rng.uniform(15, SIZE - 15, 2)
-    long = rng.uniform(4, 14)
-    short, turn = long * rng.uniform(0.6, 1), rng.uniform(0, np.pi)
-    edge = 1 + 0.2 * np.sin(3 * np.arctan2(rows - y, columns - x) + rng.uniform(0, 6))
-    along = (rows - y) * np.cos(turn) + (columns - x) * np.sin(turn)
-    across = -(rows - y) * np.sin(turn) + (columns - x) * np.cos(turn)
-    return (along / long) ** 2 + (across / short) ** 2 < edge**2
-
-
-def lesion_case(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """An image, uint8, and its label, uint8: up to four bright lesions and three dark blobs that are none."""
-    image = blotches(rng, (SIZE, SIZE), 8)
-    image = image + 0.7 * rng.standard_normal((SIZE, SIZE))
-    label = np.zeros((SIZE, SIZE), bool)
-    for _ in range(0 if rng.random() < 0.2 else rng.integers(1, 5)):
-        lesion = blob(rng)
-        label |= lesion
-        image = image + 1.4 * gaussian_filter(lesion.astype(float), 1)
-    for _ in range(rng.integers(0, 4)):
-        image = image - 1.4 * gaussian_filter((blob(rng) & ~label).astype(float), 1)
-    return whole_numbers(image), label.astype(np.uint8)
-
-
-def write_lesions(target: Path) -> None:
-    for folder in ("imagesTr", "labelsTr"):
-        (target / folder).mkdir(parents=True)
-    for number in range(CASES):
-        image, label = lesion_case(np.random.default_rng(1000 + number))
-        write(image, target / "imagesTr" / f"lesions_{number:03d}_0000.png")
-        write(label, target / "labelsTr" / f"lesions_{number:03d}.png")
-    description = {
-        "name": "Lesions",
-        "channel_names": {"0": "synthetic"},
-        "labels": {"background": 0, "lesion": 1},
-        "numTraining": CASES,
-        "file_ending": ".png",
-    }
-    (target / "dataset.json").write_text(json.dumps(description, indent=2))
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=HERE / "../../../shared/data", help="folder of raw data sets")
     parser.add_argument("--output", type=Path, default=HERE / "work_hard/data", help="folder for the new ones")
     args = parser.parse_args(argv)
     missing = [source for source, *_ in DEGRADED if not (args.data / source).is_dir()]
-    names = [LESIONS, RIMS, KINDS, REGIONS, THICK, PARTS, *(target for _, target, *_ in DEGRADED)]
+    names = [*SYNTHETIC, RIMS, KINDS, REGIONS, THICK, PARTS, *(target for _, target, *_ in DEGRADED)]
     present = [name for name in names if (args.output / name).exists()]
     if missing:
         print(
@@ -206,7 +156,8 @@ def main(argv: list[str] | None = None) -> int:
     write_thick_slices(args.data / HIPPOCAMPUS, args.output / THICK)
     parts = [f"{part} {third}" for part in ("anterior", "posterior") for third in THIRDS]
     write_relabelled(args.data / HIPPOCAMPUS, args.output / PARTS, in_parts, numbered(parts))
-    write_lesions(args.output / LESIONS)
+    for name, write_cases in SYNTHETIC.items():
+        write_cases(args.output / name)
     return 0
 
 
