@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -41,6 +42,21 @@ from nnunetv2_metadcseg.patches import Patches
 BELIEVED = 0.98  # most that is believed by rule; one would mean that label and second opinion agree
 
 TrustedLoss = Callable[[Tensor, Tensor, Tensor], Tensor]  # of logits, labels and weights of trusted patches
+
+
+@dataclass(frozen=True)
+class Doubtful:
+    """Decisions of a batch in which label and second opinion differ.
+
+    Attributes:
+        where: index tensors (batch, decision, *spatial), each (V,). inputs: of the meta-weight network, (V, F).
+        prior: log odds of the given label, (V,). judged: one where they tell of label errors, else zero, (V,).
+    """
+
+    where: tuple[Tensor, ...]
+    inputs: Tensor
+    prior: Tensor
+    judged: Tensor
 
 
 class LabelWeighting:
@@ -209,8 +225,8 @@ class LabelWeighting:
             patches: all with a teacher. found: where their label and teacher differ.
         """
         where = found.differs.nonzero(as_tuple=True)
-        inputs, prior, judged, _ = self._gather(patches, found, where, None, False)
-        return self._believe(patches, found, where, inputs, prior, judged)[0]
+        *known, _ = self._gather(patches, found, where, None, False)
+        return self._believe(patches, found, Doubtful(where, *known))[0]
 
     def targets(
         self,
@@ -231,18 +247,18 @@ class LabelWeighting:
         """
         where = found.differs.nonzero(as_tuple=True)  # here the host waits for the device
         with torch.enable_grad():
-            inputs, prior, judged, objective = self._gather(patches, found, where, gain, learn is not None)
+            *known, objective = self._gather(patches, found, where, gain, learn is not None)
         if objective is not None:
             self.meta.step(objective, learn)
         with torch.no_grad():
-            alpha, target, weight, statistics = self._decide(patches, found, where, inputs, prior, judged, trust)
+            alpha, target, weight, statistics = self._decide(patches, found, Doubtful(where, *known), trust)
         self.statistics.add(**statistics)
         return alpha, target, weight
 
     def _gather(
         self, patches: Patches, found: Disagreement, where: tuple[Tensor, ...], gain: Tensor | None, learn: bool
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Inputs (V, F), prior (V,) and `_judged` of the disagreeing decisions `where`; what a meta step lowers."""
+        """All but the first field of `Doubtful`, for the disagreeing decisions `where`; what a meta step lowers."""
         with torch.no_grad():
             rates = self.agreement.rates()[patches.cases] if self.config.context else None
             evidence = collect(patches, found, where, self.centers, rates, self.regions)
@@ -265,34 +281,20 @@ class LabelWeighting:
         return ones * at_decisions(self.known_classes.judged(patches.label, found.pseudo, self.regions), where)
 
     def _decide(
-        self,
-        patches: Patches,
-        found: Disagreement,
-        where: tuple[Tensor, ...],
-        inputs: Tensor,
-        prior: Tensor,
-        judged: Tensor,
-        trust: Tensor | None,
+        self, patches: Patches, found: Disagreement, doubtful: Doubtful, trust: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
         """Alpha, target, weight, and scalars for the log."""
-        alpha, statistics = self._believe(patches, found, where, inputs, prior, judged)
+        alpha, statistics = self._believe(patches, found, doubtful)
         pseudo = patches.teacher if self.config.soft_pseudo_labels else found.pseudo
         target, weight, count = self._mix(patches, alpha, pseudo, trust)
         if count is not None:
             statistics["case_weight"] = count
         return alpha, target, weight, statistics
 
-    def _believe(
-        self,
-        patches: Patches,
-        found: Disagreement,
-        where: tuple[Tensor, ...],
-        inputs: Tensor,
-        prior: Tensor,
-        judged: Tensor,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def _believe(self, patches: Patches, found: Disagreement, doubtful: Doubtful) -> tuple[Tensor, dict[str, Tensor]]:
         """Alpha as a map (B, H, *S), and scalars for the log."""
-        belief = torch.sigmoid(prior) if self.config.influence == "none" else self.meta.alpha(inputs, prior)
+        where, prior, judged = doubtful.where, doubtful.prior, doubtful.judged
+        belief = torch.sigmoid(prior) if self.config.influence == "none" else self.meta.alpha(doubtful.inputs, prior)
         belief = self._unless_unknown(belief, patches.label, where)
         belief = torch.where(judged > 0, belief, BELIEVED)  # nothing vouches for what the second opinion says there
         share = found.differs.sum() / (patches.valid.sum() * found.differs.shape[1])
