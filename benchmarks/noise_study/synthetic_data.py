@@ -89,7 +89,7 @@ def vessel_case(rng: np.random.Generator) -> Case:
 
 def ellipsoid(rng: np.random.Generator, center: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
     """With half axes of 0.75 to 1 of `axes`, wavy: ORGAN_SHAPE bool."""
-    grid = np.stack(np.mgrid[tuple(slice(n) for n in ORGAN_SHAPE)], -1) - center
+    grid = np.moveaxis(np.indices(ORGAN_SHAPE), 0, -1) - center
     reach = ((grid / (np.array(axes) * rng.uniform(0.75, 1, 3))) ** 2).sum(-1)
     return reach + 0.25 * blotches(rng, ORGAN_SHAPE, 4) < 1
 
@@ -103,7 +103,7 @@ def organ_label(rng: np.random.Generator) -> np.ndarray:
         label[ellipsoid(rng, np.array([z, y + 17, x + 14 * side]) + rng.uniform(-2, 2, 3), ORGAN_AXES[1])] = 2
     if rng.random() > 0.2:
         label[ellipsoid(rng, np.array([z, y + 4, x + 6]) + rng.uniform(-3, 3, 3), ORGAN_AXES[2])] = 3
-    depth, rows, columns = np.mgrid[tuple(slice(n) for n in ORGAN_SHAPE)]
+    depth, rows, columns = np.indices(ORGAN_SHAPE)
     bend = 3 * np.sin(depth / 8 + rng.uniform(0, 6))
     label[(rows - y - 17) ** 2 + (columns - x - bend) ** 2 < rng.uniform(2.2, 3.2) ** 2] = 4
     return label
@@ -126,11 +126,9 @@ def write_cases(
         (target / folder).mkdir(parents=True)
     for number in range(cases):
         image, label = draw(np.random.default_rng(first_seed + number))
-        picture = sitk.GetImageFromArray(image, isVector=image.ndim > label.ndim)
-        sitk.WriteImage(picture, str(target / "imagesTr" / f"{name.lower()}_{number:03d}_0000{ending}"))
-        sitk.WriteImage(
-            sitk.GetImageFromArray(label), str(target / "labelsTr" / f"{name.lower()}_{number:03d}{ending}")
-        )
+        case, picture = f"{name.lower()}_{number:03d}", sitk.GetImageFromArray(image, isVector=image.ndim > label.ndim)
+        sitk.WriteImage(picture, str(target / "imagesTr" / f"{case}_0000{ending}"))
+        sitk.WriteImage(sitk.GetImageFromArray(label), str(target / "labelsTr" / f"{case}{ending}"))
     description = {"name": name, **description, "numTraining": cases, "file_ending": ending}
     (target / "dataset.json").write_text(json.dumps(description, indent=2))
 
