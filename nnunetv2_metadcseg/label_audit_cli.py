@@ -25,37 +25,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `metadcseg audit`."""
     parser.epilog, parser.formatter_class = EXAMPLES, argparse.RawDescriptionHelpFormatter
     parser.add_argument("-d", dest="dataset", help="data set id or name")
-    parser.add_argument("-c", dest="configuration", default="3d_fullres", help="configuration (default: 3d_fullres)")
+    parser.add_argument("-c", dest="configuration", default="3d_fullres", help="configuration (default: %(default)s)")
     parser.add_argument("-f", dest="folds", nargs="+", default=["0"], help="folds, or all (default: 0)")
     parser.add_argument(
         "-tr",
         dest="trainer",
         default="nnUNetTrainerMetaDCSeg",
-        help="trainer; stock ones work too (default: nnUNetTrainerMetaDCSeg)",
+        help="trainer; stock ones work too (default: %(default)s)",
     )
-    parser.add_argument("-p", dest="plans", default="nnUNetPlans", help="plans identifier (default: nnUNetPlans)")
+    parser.add_argument("-p", dest="plans", default="nnUNetPlans", help="plans identifier (default: %(default)s)")
     parser.add_argument("-o", dest="out", type=Path, help="folder to write")
     parser.add_argument(
         "-chk",
         dest="checkpoint",
         default="checkpoint_final.pth",
-        help="checkpoint file name (default: checkpoint_final.pth)",
+        help="checkpoint file name (default: %(default)s)",
     )
     parser.add_argument(
         "--maps",
         choices=("prediction", "learned"),
         default="prediction",
-        help="suspicion from the prediction alone, or the trainer's learned weights too (default: prediction)",
+        help="suspicion from the prediction alone, or the trainer's learned weights too (default: %(default)s)",
     )
-    parser.add_argument("-device", "--device", default="cuda", help="cuda, cpu or mps (default: cuda, as nnU-Net)")
+    parser.add_argument(
+        "-device", "--device", default="cuda", help="cuda, cpu or mps (default: %(default)s, as nnU-Net)"
+    )
     parser.add_argument("--disable_tta", action="store_true", help="no test-time mirroring (faster)")
-    parser.add_argument("-step_size", type=float, default=0.5, help="step of the sliding window (default: 0.5)")
+    parser.add_argument("-step_size", type=float, default=0.5, help="step of the sliding window (default: %(default)s)")
     parser.add_argument("--cases", nargs="+", metavar="CASE", help="only these, and the trusted cases")
-    parser.add_argument("--worst", type=int, default=20, help="cases with pictures in the page (default: 20)")
+    parser.add_argument("--worst", type=int, default=20, help="cases with pictures in the page (default: %(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace the folder of an earlier audit")
     trust = parser.add_argument_group("growing the trusted cases")
     trust.add_argument("--apply", choices=("trusted",), help="use a finished audit instead of making one")
-    trust.add_argument("--top", type=int, default=10, help="how many cases to propose (default: 10)")
+    trust.add_argument("--top", type=int, default=10, help="how many cases to propose (default: %(default)s)")
     trust.add_argument("--confirm", type=Path, metavar="FILE", help="the edited to_check.json: add its checked cases")
 
 

@@ -34,12 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `metadcseg small-config`."""
     parser.add_argument("-d", dest="dataset", required=True, help="data set id or name, preprocessed already")
     parser.add_argument(
-        "-c", dest="configuration", default="3d_fullres", help="configuration to start from (default: 3d_fullres)"
+        "-c", dest="configuration", default="3d_fullres", help="configuration to start from (default: %(default)s)"
     )
-    parser.add_argument("-p", dest="plans", default="nnUNetPlans", help="plans identifier (default: nnUNetPlans)")
+    parser.add_argument("-p", dest="plans", default="nnUNetPlans", help="plans identifier (default: %(default)s)")
     parser.add_argument("--name", help="name of the new configuration (default: CONFIGURATION_small)")
-    parser.add_argument("--features", type=int, default=8, help="features of the first stage (default: 8)")
-    parser.add_argument("--batch-size", type=int, default=2, help="patches per batch (default: 2)")
+    parser.add_argument("--features", type=int, default=8, help="features of the first stage (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=2, help="patches per batch (default: %(default)s)")
     parser.add_argument(
         "--patch",
         type=int,
