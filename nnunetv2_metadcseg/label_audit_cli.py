@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nnunetv2_metadcseg.dataset_folder import preprocessed_folder
+
 if TYPE_CHECKING:
     from nnunetv2_metadcseg.label_audit_predict import TrainedModel
 
@@ -90,7 +92,7 @@ def _confirm(args: argparse.Namespace) -> int:
     from nnunetv2_metadcseg.label_audit_trust import confirm, set_aside
     from nnunetv2_metadcseg.trusted_cases import declared_cases
 
-    preprocessed = preprocessed_folder(args)
+    preprocessed = _preprocessed(args)
     dataset = read_json(preprocessed / "dataset.json", "run nnUNetv2_plan_and_preprocess")
     if not isinstance(dataset, dict) or not isinstance(dataset.get("file_ending"), str):
         raise AuditError(f'{preprocessed / "dataset.json"} has no "file_ending", expected nnU-Net\'s file; restore it.')
@@ -153,7 +155,7 @@ def open_model(args: argparse.Namespace) -> TrainedModel:
     """The trained model that the options name."""
     from nnunetv2_metadcseg.label_audit_predict import AuditError, TrainedModel
 
-    preprocessed = preprocessed_folder(args)
+    preprocessed = _preprocessed(args)
     results = _environment("nnUNet_results") / preprocessed.name
     name = f"{args.trainer}__{args.plans}__{args.configuration}"
     if not (results / name).is_dir():
@@ -174,22 +176,12 @@ def open_model(args: argparse.Namespace) -> TrainedModel:
     )
 
 
-def preprocessed_folder(args: argparse.Namespace) -> Path:
-    """The data set's folder in nnUNet_preprocessed, by id or name."""
+def _preprocessed(args: argparse.Namespace) -> Path:
     from nnunetv2_metadcseg.label_audit_predict import AuditError
 
     if args.dataset is None:
         raise AuditError("No data set given; add -d ID.")
-    root = _environment("nnUNet_preprocessed")
-    prefix = f"Dataset{int(args.dataset):03d}_" if args.dataset.isdecimal() else args.dataset
-    found = sorted(f for f in root.glob("Dataset*") if f.is_dir() and (f.name == prefix or f.name.startswith(prefix)))
-    exact = [f for f in found if f.name == prefix] or found
-    if len(exact) != 1:
-        raise AuditError(
-            f"{len(exact)} preprocessed data sets match {args.dataset!r} in {root}, expected one; correct -d, or run "
-            "nnUNetv2_plan_and_preprocess."
-        )
-    return exact[0]
+    return preprocessed_folder(args.dataset)
 
 
 def _environment(name: str) -> Path:

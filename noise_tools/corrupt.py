@@ -39,6 +39,7 @@ from noise_tools.raw_dataset import (
 from noise_tools.recipe import DEFAULTS, Component, load_recipe, parse_components, spread, with_parameters
 from noise_tools.recipe import check as check_components
 from noise_tools.severity import MEASURES, REACHED, Found, Target, Trial, find_severity, measure
+from noise_tools.trusted_classes import classes_not_trusted
 
 if TYPE_CHECKING:
     import argparse
@@ -123,6 +124,12 @@ def run(args: argparse.Namespace) -> int:
         content = corrupt(dataset, folder, request, args.processes)
     print(summary(content))
     print(f"{note}Wrote {folder}")
+    lacking = classes_not_trusted(dataset, content["trusted_cases"], list(content["cases"]))
+    if lacking:
+        print(
+            f"WARNING: no trusted case holds {', '.join(lacking)}, so nothing vouches for such labels; name cases that "
+            "do with --trusted-cases."
+        )
     prepared = other_folder("nnUNet_preprocessed", folder.name)
     if prepared is not None:
         print(f"{prepared} was made from the old one: run nnUNetv2_plan_and_preprocess again.")

@@ -222,7 +222,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--arm", required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--fold", type=int, default=0)
-    parser.add_argument("--steps", type=int, help="train this many steps instead of the cell's (for trials)")
+    parser.add_argument("--steps", type=int, help="train another number of steps, a trial (needs --results)")
     parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="replace configuration values")
     parser.add_argument("--results", help="folder of the CSV files (default: from the configuration file)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the run (default: 1)")
@@ -272,6 +272,11 @@ def adjust_study(study: Study, args: argparse.Namespace) -> Study:
         cell = replace(study.cell(args.cell), steps=args.steps)
         if args.steps % cell.steps_per_epoch:
             raise SettingsError(f"--steps must be a multiple of {cell.steps_per_epoch}, got {args.steps}.")
+        if cell.steps != study.cell(args.cell).steps and not args.results:
+            raise SettingsError(
+                f"--steps is {args.steps}, but {args.cell} has {study.cell(args.cell).steps} and the trial's rows "
+                "would replace the study's own; name another folder for them with --results."
+            )
         study = replace(study, cells=study.cells | {cell.name: cell})
     if args.set:
         pairs = [item.partition("=") for item in args.set]

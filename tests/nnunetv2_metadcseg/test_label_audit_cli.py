@@ -49,7 +49,7 @@ def test_missing_options_are_named(folders, capsys):
 
 
 def test_data_set_and_model_that_are_not_there(folders, capsys, monkeypatch):
-    assert "match '7'" in error(capsys, "-d", 7, "-o", folders / "out")
+    assert "none for data set '7'" in error(capsys, "-d", 7, "-o", folders / "out")
     (folders / "results" / "Dataset504_Demo" / "other__nnUNetPlans__2d").mkdir(parents=True)
     text = error(capsys, "-d", 504, "-tr", "nnUNetTrainer", "-c", "2d", "-o", folders / "out")
     assert "no model nnUNetTrainer__nnUNetPlans__2d" in text and "other__nnUNetPlans__2d" in text

@@ -90,7 +90,7 @@ def test_data_that_are_not_prepared(config_file):
 
 def test_set_and_steps_make_a_variant(config_file):
     arguments = ["--config", str(config_file), "--cell", "toy_60", "--arm", "soft", "--set", "teacher=false"]
-    args = run_arm.build_parser().parse_args([*arguments, "--steps", "75"])
+    args = run_arm.build_parser().parse_args([*arguments, "--steps", "75", "--results", "trials"])
     study = run_arm.adjust_study(load_study(config_file), args)
     assert study.cell("toy_60").steps == 75
     assert args.arm == "soft[teacher=false]"
@@ -106,8 +106,10 @@ def test_trials_leave_the_files_of_the_study_s_own_runs_alone(config_file, tmp_p
     results = str(load_study(config_file).results)
     assert folder() == folder("--results", results) == folder("--steps", "50", "--results", results) == own
     elsewhere = ["--results", str(tmp_path / "a" / "trials")], ["--results", str(tmp_path / "b" / "trials")]
-    trials = {folder(*options) for options in (*elsewhere, ["--steps", "75"], ["--steps", "75", *elsewhere[0]])}
-    assert len(trials) == 4 and own not in trials
+    trials = {folder(*options) for options in (*elsewhere, ["--steps", "75", *elsewhere[0]])}
+    assert len(trials) == 3 and own not in trials
+    with pytest.raises(SettingsError, match="would replace the study's own; name another folder"):
+        folder("--steps", "75")
 
 
 def test_errors_are_one_sentence(config_file, capsys):
