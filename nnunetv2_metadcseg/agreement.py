@@ -8,7 +8,8 @@ labels that are only too large do not cost belief where they are too small.
 
 A teacher also sees structure where there is none, however little a case has. So mistakes are expected in proportion to
 the structure plus a share of that of an average patch. Without it a few voxels in a case without structure, or with
-little, would be as much evidence against its label as a label that has nothing in common with the image.
+little, would be as much evidence against its label as a label that has nothing in common with the image. For the same
+reason trusted cases without structure do not tell how often the teacher is wrong where there is some.
 
 Tensors only. B batch, K heads, H decisions per voxel (1 for softmax heads, K for region heads), D directions.
 """
@@ -127,6 +128,10 @@ class CaseAgreement:
             how much.
         base_share: mistakes are expected as if every patch held this share of an average patch's structure more.
         collective: reductions over DDP ranks, which may bring different numbers of patches.
+
+    Attributes:
+        empty: (num_cases,) bool, cases known to be without structure. Those of them that are trusted do not count for
+            the teacher's error, unless there are no others. The caller sets it.
     """
 
     def __init__(
@@ -141,6 +146,7 @@ class CaseAgreement:
     ) -> None:
         self.collective = collective or Collective()
         self.trusted, self.base_share = trusted, base_share
+        self.empty = torch.zeros_like(trusted)
         self.momentum, self.best_share, self.max_optimism = momentum, best_share, max_optimism
         self.counts = torch.zeros(num_cases, NUM_DIRECTIONS, device=trusted.device)
         self.sizes = torch.zeros(num_cases, device=trusted.device)  # of the structure, and the base share
@@ -224,7 +230,8 @@ class CaseAgreement:
         # Masks instead of selected rows, whose number the host would have to wait for.
         rates, given = self.rates(), (self.sizes > 0) & ~self.trusted
         best = torch.nanquantile(rates.sum(1).where(given, torch.nan), self.best_share)
-        return self._mean(rates, self.trusted), best
+        telling = self.trusted & ~self.empty
+        return self._mean(rates, torch.where(telling.any(), telling, self.trusted)), best
 
     def _mean(self, values: Tensor, group: Tensor) -> Tensor:
         """Over the cases of a group (num_cases,) that were seen; nan if there are none."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
@@ -20,6 +20,9 @@ class StratifiedDataLoader(nnUNetDataLoader):
     in the mean also for the small batches of 3D training. Below a share of one at least one given-label patch stays in
     a batch of several.
 
+    Trusted cases without structure are drawn no more often than such cases occur among all: they are quick to check, so
+    there may be many of them, and they would crowd out those that show what the structure looks like.
+
     While no case is trusted, a batch is drawn from all cases alike and carries `undivided`: true. `set_trusted` ends
     that; batches that workers have made before still come, and are known by that mark.
 
@@ -27,6 +30,7 @@ class StratifiedDataLoader(nnUNetDataLoader):
         given: identifiers of the cases with doubtful labels. trusted: identifiers of the trusted cases, or none yet.
         trusted_share: share of the patches that come from trusted cases, in [0, 1].
         least_trusted: trusted patches in every batch, whatever the share.
+        empty: identifiers of the cases, given and trusted, whose label holds no structure.
     """
 
     def __init__(
@@ -36,10 +40,11 @@ class StratifiedDataLoader(nnUNetDataLoader):
         trusted: Sequence[str],
         trusted_share: float,
         least_trusted: int = 0,
+        empty: Collection[str] = (),
         **kwargs,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.cases = [*given, *trusted]
+        self.cases, self.empty = [*given, *trusted], frozenset(empty)
         # Shared with worker processes, which load batches while the training process changes its mind.
         self._least_trusted = multiprocessing.Value("i", least_trusted, lock=False)
         self._trusted_share = multiprocessing.Value("d", trusted_share, lock=False)
@@ -126,7 +131,16 @@ class StratifiedDataLoader(nnUNetDataLoader):
         cases = self.given
         num_given = self.batch_size - self._num_trusted() if cases else 0
         given = list(np.random.choice(cases, num_given)) if num_given else []
-        return given + list(np.random.choice(self.trusted, self.batch_size - num_given))
+        trusted = self.trusted
+        return given + list(np.random.choice(trusted, self.batch_size - num_given, p=self._odds(trusted)))
+
+    def _odds(self, trusted: Sequence[str]) -> list[float] | None:
+        """Probability of every trusted case; None: all alike."""
+        num_empty, share = sum(case in self.empty for case in trusted), len(self.empty) / len(self.cases)
+        if num_empty == len(trusted) or num_empty <= share * len(trusted):
+            return None
+        odds = share / num_empty, (1 - share) / (len(trusted) - num_empty)
+        return [odds[case not in self.empty] for case in trusted]
 
     def generate_train_batch(self) -> dict:
         batch = super().generate_train_batch()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -132,8 +133,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             )
         loader = super().build_train_loader(dataset, initial_patch_size, transforms)
         self.case_index = {case: i for i, case in enumerate(dict.fromkeys(dataset.identifiers))}
-        trusted = torch.zeros(len(self.case_index), dtype=torch.bool, device=self.device)
-        trusted[[self.case_index[case] for case in loader.trusted]] = True
+        trusted = self._case_mask(loader.trusted)
         self.taught = torch.ones(len(trusted), device=self.device)
         self.weighting = self.weighting_class(
             *(self.config, self.label_manager.has_regions, trusted, self.collective),
@@ -143,6 +143,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             fuse=self.fuse,
             spacing=tuple(self.configuration_manager.spacing),
         )
+        self.weighting.agreement.empty = self._case_mask(loader.empty)
         self.weighting.known_classes.absent = self._absent_heads()
         if self._weighting_state is not None:
             self._restore_weighting(self._weighting_state, loader.trusted)
@@ -152,6 +153,12 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
             self._leave_out(self.doubted)
         self._set_trusted_share()
         return loader
+
+    def _case_mask(self, cases: Iterable[str]) -> Tensor:
+        """Which of the numbered cases these are: bool."""
+        mask = torch.zeros(len(self.case_index), dtype=torch.bool, device=self.device)
+        mask[[self.case_index[case] for case in cases]] = True
+        return mask
 
     def _absent_heads(self) -> Tensor | None:
         """Foreground heads (K,) whose class no trusted case holds; None: there are none."""

@@ -115,16 +115,31 @@ def absent_classes(
         labels: the entry "labels" of dataset.json. trusted, training: identifiers of the fold.
         locations: maps a case to nnU-Net's `class_locations`: {class or region: sampled voxels}.
     """
-    names = {_values(value): name for name, value in labels.items() if name != "ignore" and _values(value) != {0}}
+    names = _foreground(labels)
     missing = _not_found(names, trusted, locations)
     elsewhere = missing - _not_found(missing, (case for case in training if case not in set(trusted)), locations)
     return [name for value, name in names.items() if value in elsewhere]
+
+
+def empty_cases(labels: dict, cases: Iterable[str], locations: Callable[[str], dict]) -> list[str]:
+    """Those of the cases whose label holds no class or region.
+
+    Args:
+        labels, locations: as for `absent_classes`.
+    """
+    names = _foreground(labels)
+    return [case for case in cases if len(_not_found(names, [case], locations)) == len(names)]
 
 
 def foreground_heads(names: Sequence[str], labels: dict, heads: Sequence[int | Sequence[int]]) -> list[bool]:
     """Which of a network's foreground `heads` (label values, or regions) have one of these names."""
     named = [_values(labels[name]) for name in names]
     return [_values(head) in named for head in heads]
+
+
+def _foreground(labels: dict) -> dict[frozenset[int], str]:
+    """Names of the classes or regions by their label values."""
+    return {_values(value): name for name, value in labels.items() if name != "ignore" and _values(value) != {0}}
 
 
 def _not_found(wanted: Iterable[frozenset], cases: Iterable[str], locations: Callable[[str], dict]) -> set[frozenset]:

@@ -34,7 +34,7 @@ from nnunetv2_metadcseg.feature_tap import unwrap
 from nnunetv2_metadcseg.fusion import Fuse, fuse_like
 from nnunetv2_metadcseg.losses import WeightedDiceCELoss
 from nnunetv2_metadcseg.targets import LabelEncoder
-from nnunetv2_metadcseg.trusted_cases import absent_classes, read_trusted_cases, trusted_training_cases
+from nnunetv2_metadcseg.trusted_cases import absent_classes, empty_cases, read_trusted_cases, trusted_training_cases
 
 
 class TrustedBatchTrainer(nnUNetTrainer):
@@ -97,16 +97,30 @@ class TrustedBatchTrainer(nnUNetTrainer):
     def find_absent_classes(self, trusted: list[str], training: list[str]) -> list[str]:
         """Classes or regions that no trusted case holds, said in the log, too: nothing can vouch for their labels."""
 
-        def locations(case: str) -> dict:
-            return load_pickle(join(self.preprocessed_dataset_folder, f"{case}.pkl"))["class_locations"]
-
-        absent = absent_classes(self.dataset_json["labels"], trusted, training, locations)
+        absent = absent_classes(self.dataset_json["labels"], trusted, training, self._class_locations)
         if absent:
             self.print_to_log_file(
                 f"WARNING: {', '.join(absent)} absent from all {len(trusted)} trusted cases, so nothing "
                 f"vouches for labels of {'it' if len(absent) == 1 else 'them'}; trust a case that holds each."
             )
         return absent
+
+    def find_empty_cases(self, trusted: list[str], training: list[str]) -> list[str]:
+        """Training cases without structure, where any of the trusted ones is such: else nobody asks for the others."""
+        labels = self.dataset_json["labels"]
+        without = empty_cases(labels, trusted, self._class_locations)
+        if not without:
+            return []
+        empty = empty_cases(labels, training, self._class_locations)
+        self.print_to_log_file(
+            f"{len(without)} of the {len(trusted)} trusted cases hold no structure; together they are drawn at most as "
+            f"often as such cases occur ({len(empty)} of {len(training)})."
+        )
+        return empty
+
+    def _class_locations(self, case: str) -> dict:
+        """Where nnU-Net found each class or region of a case: {class or region: sampled voxels}."""
+        return load_pickle(join(self.preprocessed_dataset_folder, f"{case}.pkl"))["class_locations"]
 
     def build_train_loader(self, dataset, initial_patch_size, transforms) -> nnUNetDataLoader:
         """The training loader; trusted patches last in every batch."""
@@ -127,6 +141,7 @@ class TrustedBatchTrainer(nnUNetTrainer):
             trusted=trusted,
             trusted_share=self.config.trusted_fraction,
             least_trusted=self.least_trusted,
+            empty=self.find_empty_cases(trusted, dataset.identifiers),
         )
 
     def get_dataloaders(self):

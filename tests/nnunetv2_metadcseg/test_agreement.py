@@ -204,6 +204,14 @@ class TestCases:
         update(cases, [0], [[1.0, 2, 0]], [10.0])
         torch.testing.assert_close(cases.teacher_error(), torch.tensor([0.1, 0.2, 0.0]))
 
+    def test_trusted_cases_without_structure_do_not_tell_the_teachers_error(self):
+        cases = agreement([[0.2, 0.1, 0], [0.01, 0, 0], [0.6, 0, 0]], [True, True, False])
+        cases.empty = torch.tensor([False, True, True])
+        torch.testing.assert_close(cases.excess()[0], torch.tensor(0.3))
+        assert cases.teacher_error()[:2].tolist() == pytest.approx([0.3, 0.15])  # at most 1.5 times the trusted rate
+        cases.empty[:] = True  # no others: better these than none
+        assert cases.excess()[0].item() == pytest.approx(0.6 - 0.155)
+
     def test_state_round_trip(self):
         cases = agreement([[0.1, 0.2, 0], [0.4, 0, 0.1]], [True, False], base_share=0.25)
         other = new([True, False], base_share=0.25)

@@ -139,6 +139,26 @@ def given_patches_of_a_worker(it: StratifiedDataLoader, changes: Sequence[Callab
         worker.join(10)
 
 
+class TestTrustedWithoutStructure:
+    given, trusted = [f"g{i}" for i in range(16)], ["t0", "t1", "t2", "t3"]
+
+    def drawn(self, empty: list[str]) -> np.ndarray:
+        """How often each trusted case is drawn, as a share of the trusted patches."""
+        it = loader(8, given=self.given, trusted=self.trusted, empty=empty)
+        keys = [key for _ in range(1000) for key in it.get_indices()]
+        counts = np.array([keys.count(case) for case in self.trusted])
+        assert sum(key in self.given for key in keys) == 4000
+        return counts / counts.sum()
+
+    def test_are_drawn_as_often_as_such_cases_occur_among_all(self):
+        shares = self.drawn(["t0", "t1", "t2", "g0"])
+        assert shares == pytest.approx([0.2 / 3, 0.2 / 3, 0.2 / 3, 0.8], abs=0.02)
+
+    @pytest.mark.parametrize("empty", [[], ["g0"], ["t0", *given[:7]], trusted], ids=["none", "given", "few", "all"])
+    def test_otherwise_all_alike(self, empty):
+        assert self.drawn(empty) == pytest.approx([0.25] * 4, abs=0.03)
+
+
 class TestTrustedLater:
     """No case is trusted at first: what a trainer that chooses its trusted cases itself needs."""
 

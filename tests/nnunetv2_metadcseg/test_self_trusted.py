@@ -266,6 +266,23 @@ class TestAbsentClasses:
         trainer.on_train_start()
         assert "absent from all" not in log_of(trainer)
 
+    @pytest.mark.parametrize("trainer_class", [nnUNetTrainerMetaDCSeg, nnUNetTrainerMixed])
+    def test_trusted_cases_without_any_class(self, make, trainer_class):
+        dataset = make()
+        dataset.set_trusted(["case_0", "case_1", "case_2"])
+        trainer = start(dataset, trainer_class)
+        assert "hold no structure" not in log_of(trainer)
+        assert not trainer.dataloader_train.data_loader.empty
+        for label in (1, 2):
+            self.remove(dataset, label, ["case_0", "case_1", "case_4"])
+        trainer = start(dataset, trainer_class)
+        assert "2 of the 3 trusted cases hold no structure" in log_of(trainer)
+        assert trainer.dataloader_train.data_loader.empty == {"case_0", "case_1", "case_4"}
+        if trainer_class is nnUNetTrainerMetaDCSeg:
+            empty = trainer.weighting.agreement.empty
+            assert [case for case, i in trainer.case_index.items() if empty[i]] == ["case_0", "case_1", "case_4"]
+        steps(trainer, 2)
+
     def test_of_the_cases_chosen(self, make):
         dataset = make()
         trainer = start(dataset, Early, **SETTINGS)

@@ -8,6 +8,7 @@ from nnunetv2_metadcseg.trusted_cases import (
     TrustedCasesError,
     absent_classes,
     declared_cases,
+    empty_cases,
     read_trusted_cases,
     trusted_in_training,
     trusted_training_cases,
@@ -112,6 +113,17 @@ class TestAbsentClasses:
     def test_a_region_of_one_label_written_as_list(self):
         labels = {"background": 0, "whole": [1, 2], "core": [2]}
         assert self.absent(labels, ["a"], {"a": {(1, 2): [0], (2,): []}, "b": {(2,): [0]}}) == ["core"]
+
+
+class TestEmptyCases:
+    def test_hold_no_class(self):
+        held = {"a": {1: [0], 2: []}, "b": {1: [], 2: []}, "c": {}}
+        assert empty_cases({"background": 0, "liver": 1, "tumour": 2}, held, held.__getitem__) == ["b", "c"]
+
+    def test_what_is_annotated_is_no_region(self):
+        labels = {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}
+        held = {"a": {(1, 2): [], (2,): [], (-1, 0, 1, 2): [0]}, "b": {(1, 2): [0], (2,): []}}
+        assert empty_cases(labels, held, held.__getitem__) == ["a"]
 
 
 class TestTrustedInTraining:
