@@ -238,8 +238,8 @@ def corrupt_command(cell: Cell, clean_number: int, number: int, processes: int) 
     command += ["--name", cell.name, "--noise", *cell.noise, "--case-fraction", str(cell.case_fraction)]
     if cell.label_dice is not None:
         command += ["--label-dice", str(cell.label_dice)]
-    command += ["--trusted", str(cell.trusted), "--seed", str(cell.noise_seed), "-np", str(processes)]
-    return command + list(cell.corrupt_arguments)
+    command += ["--seed", str(cell.noise_seed), "-np", str(processes), *cell.corrupt_arguments]
+    return command if "--trusted-cases" in cell.corrupt_arguments else [*command, "--trusted", str(cell.trusted)]
 
 
 def prepare_noisy(study: Study, cell: Cell, fold: int, processes: int = 2) -> Path:

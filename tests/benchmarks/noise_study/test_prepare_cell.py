@@ -126,6 +126,8 @@ def test_corrupt_command_is_understood_by_noise_tools(config_file):
     args = build_parser().parse_args(command[3:])
     assert (args.dataset, args.output, args.name) == ("301", 501, "toy_60")
     assert (args.case_fraction, args.label_dice, args.trusted, args.seed) == (0.6, 0.7, 3, 0)
+    named = dataclasses.replace(cell, corrupt_arguments=("--trusted-cases", "a", "b", "c"))
+    assert build_parser().parse_args(corrupt_command(named, 301, 501, 2)[3:]).trusted_cases == ["a", "b", "c"]
 
 
 def test_noise_tools_that_fails_is_one_sentence(config_file, monkeypatch):
