@@ -102,7 +102,7 @@ def _time_corrupt(
     dataset = load_dataset(source)
     request = Request(parse_components(noise), case_fraction=1.0, seed=0, label_dice=label_dice, trusted=1)
     start = time.perf_counter()
-    content = corrupt(dataset, target, request, processes)
+    content, _ = corrupt(dataset, target, request, processes)
     seconds = time.perf_counter() - start
     shutil.rmtree(target)
     return len(content["cases"]), seconds

@@ -111,7 +111,8 @@ class TrustedBatchTrainer(nnUNetTrainer):
         without = empty_cases(labels, trusted, self._class_locations)
         if not without:
             return []
-        empty = empty_cases(labels, training, self._class_locations)
+        given = [case for case in training if case not in set(trusted)]
+        empty = without + empty_cases(labels, given, self._class_locations)
         self.print_to_log_file(
             f"{len(without)} of the {len(trusted)} trusted cases hold no structure; together they are drawn at most as "
             f"often as such cases occur ({len(empty)} of {len(training)})."

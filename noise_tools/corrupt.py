@@ -121,10 +121,9 @@ def run(args: argparse.Namespace) -> int:
     name = args.name or f"{dataset.short_name}Noisy"
     with reserved(raw_root(), args.output):
         folder = output_folder(raw_root(), args.output, name, args.overwrite, dataset.folder)
-        content = corrupt(dataset, folder, request, args.processes)
+        content, lacking = corrupt(dataset, folder, request, args.processes)
     print(summary(content))
     print(f"{note}Wrote {folder}")
-    lacking = classes_not_trusted(dataset, content["trusted_cases"], list(content["cases"]))
     if lacking:
         print(
             f"WARNING: no trusted case holds {', '.join(lacking)}, so nothing vouches for such labels; name cases that "
@@ -157,10 +156,15 @@ def _noise_of(args: argparse.Namespace, dataset: RawDataset) -> tuple[tuple[Comp
     return with_parameters(components, args.param), {"case_fraction": 1.0, **defaults, **given}, note
 
 
-def corrupt(dataset: RawDataset, folder: Path, request: Request, processes: int = 1) -> dict[str, Any]:
-    """Writes the corrupted data set to `folder` (which it replaces once complete) and returns the manifest.
+def corrupt(
+    dataset: RawDataset, folder: Path, request: Request, processes: int = 1
+) -> tuple[dict[str, Any], list[str]]:
+    """Writes the corrupted data set to `folder`, which it replaces once complete.
 
     The result depends on the data set and `request` only, not on `processes`.
+
+    Returns:
+        The manifest, and the names of classes or regions that some training case holds, but no trusted one.
     """
     check_request(request)
     check_components(request.components, dataset.labels.foreground)
@@ -173,12 +177,14 @@ def corrupt(dataset: RawDataset, folder: Path, request: Request, processes: int 
         labels.mkdir()
         job = Job(dataset, request, plan, labels)
         training = [name for name in dataset.cases if name not in plan.test]
-        entries = run_cases(corrupt_case, job, training, processes, "Corrupting")
+        done = run_cases(corrupt_case, job, training, processes, "Corrupting")
+        entries = {name: entry for name, (entry, _) in done.items()}
         content = manifests.make(dataset.name, request.as_json(), list(plan.trusted), list(plan.test), entries)
         manifests.write(content, temporary / manifests.FILE_NAME)
         write_dataset_json(dataset, folder, temporary, training, plan.trusted)
         put_test_files(test_files, temporary)
-    return content
+    held = {name: values for name, (_, values) in done.items()}
+    return content, classes_not_trusted(dataset.labels.regions, held, plan.trusted)
 
 
 def check_request(request: Request) -> None:
@@ -248,16 +254,18 @@ def generator(seed: int, *purpose: str) -> np.random.Generator:
     return np.random.default_rng([seed, *np.frombuffer(digest, dtype="<u4").tolist()])
 
 
-def corrupt_case(job: Job, identifier: str) -> dict[str, Any]:
-    """Writes the label of one case and returns its manifest entry."""
+def corrupt_case(job: Job, identifier: str) -> tuple[dict[str, Any], list[int]]:
+    """Writes the label of one case and returns its manifest entry, and the foreground values of the clean label."""
     case = job.dataset.cases[identifier]
     label, spacing = read_label(job.dataset, case)
     target = job.labels_folder / f"{identifier}{job.dataset.file_ending}"
+    foreground = np.array(job.dataset.labels.foreground)
+    held = foreground[np.isin(foreground, label)].tolist()
     entry: dict[str, Any] = {"noise": None}
     noisy = label
     if identifier in job.plan.noisy:
         component = job.request.components[job.plan.noisy[identifier]]
-        if np.isin(label, job.dataset.labels.foreground).any():
+        if held:
             noisy, entry = make_noisy(job, component, case, label, spacing)
         elif job.request.allow_empty:
             entry["note"] = "chosen for noise, but the clean label has no foreground"
@@ -269,7 +277,7 @@ def corrupt_case(job: Job, identifier: str) -> dict[str, Any]:
     write_label(job.dataset, case, label, noisy, target)
     entry["clean_sha256"] = manifests.sha256(case.label)
     entry["sha256"] = manifests.sha256(target)
-    return entry
+    return entry, held
 
 
 def write_label(dataset: RawDataset, case: Case, clean: np.ndarray, noisy: np.ndarray, target: Path) -> None:

@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-
-import numpy as np
-
-from noise_tools.raw_dataset import RawDataset, read_label
+from collections.abc import Collection, Iterable, Mapping
 
 
-def classes_not_trusted(dataset: RawDataset, trusted: Sequence[str], training: Sequence[str]) -> list[str]:
-    """Names of the classes or regions that some training case holds, but no trusted one, in the order of dataset.json.
-
-    Only as many labels are read as it takes.
+def classes_not_trusted(
+    regions: Mapping[str, Collection[int]], held: Mapping[str, Collection[int]], trusted: Collection[str]
+) -> list[str]:
+    """Names of the classes or regions that some case holds, but no trusted one, in the order of `regions`.
 
     Args:
-        trusted, training: case identifiers.
-
-    Raises:
-        NoiseToolsError: a label cannot be read.
+        regions: name -> label values, a case holds it if it holds any of them.
+        held: identifier -> label values in that case's label. trusted: identifiers of the trusted ones among these.
     """
-    missing = _not_found(dataset, dataset.labels.regions, trusted)
-    others = (case for case in training if case not in set(trusted))
-    nowhere = _not_found(dataset, missing, others)
-    return [name for name in missing if name not in nowhere]
 
+    def values_in(cases: Iterable[str]) -> set[int]:
+        return {value for case in cases for value in held[case]}
 
-def _not_found(
-    dataset: RawDataset, wanted: Mapping[str, tuple[int, ...]], cases: Iterable[str]
-) -> dict[str, tuple[int, ...]]:
-    missing = dict(wanted)
-    for case in cases:
-        if not missing:
-            break
-        there = set(np.unique(read_label(dataset, dataset.cases[case])[0]).tolist())
-        missing = {name: values for name, values in missing.items() if there.isdisjoint(values)}
-    return missing
+    vouched, anywhere = values_in(trusted), values_in(held)
+    return [name for name, values in regions.items() if vouched.isdisjoint(values) and not anywhere.isdisjoint(values)]

@@ -269,13 +269,14 @@ def adjust_study(study: Study, args: argparse.Namespace) -> Study:
     if args.results:
         study = replace(study, results=Path(args.results).resolve())
     if args.steps:
-        cell = replace(study.cell(args.cell), steps=args.steps)
+        own = study.cell(args.cell)
+        cell = replace(own, steps=args.steps)
         if args.steps % cell.steps_per_epoch:
             raise SettingsError(f"--steps must be a multiple of {cell.steps_per_epoch}, got {args.steps}.")
-        if cell.steps != study.cell(args.cell).steps and not args.results:
+        if cell.steps != own.steps and not args.results:
             raise SettingsError(
-                f"--steps is {args.steps}, but {args.cell} has {study.cell(args.cell).steps} and the trial's rows "
-                "would replace the study's own; name another folder for them with --results."
+                f"--steps is {args.steps}, but {args.cell} has {own.steps} and the trial's rows would replace the "
+                "study's own; name another folder for them with --results."
             )
         study = replace(study, cells=study.cells | {cell.name: cell})
     if args.set:
