@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnunetv2_metadcseg import __version__
+from noise_tools.errors import access_refused
 from noise_tools.interruption import clean_up_when_ended
 
 # name: (module with add_arguments(parser) and run(args) -> exit status, help text)
@@ -67,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return importlib.import_module(SUB_COMMANDS[args.command][0]).run(args) or 0
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {access_refused(error) or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)

@@ -22,9 +22,11 @@ DEFAULT_TRAINER = "nnUNetTrainerMetaDCSeg"
 OWN_PACKAGE = "nnunetv2-metadcseg"
 PACKAGES = (OWN_PACKAGE, "nnunetv2", "torch", "batchgeneratorsv2", "acvl-utils", "SimpleITK", "numpy")
 PATH_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+NUMBER_VARIABLES = ("nnUNet_def_n_proc", "nnUNet_n_proc_DA")
 MINIMUM_NNUNET = (2, 8, 1)
 TRUE_VALUES = ("true", "1", "t")  # what nnU-Net takes for true in nnUNet_compile
 FEW_CORES = 4
+IMPORT_ERROR = re.compile(r"\b(ImportError|ModuleNotFoundError):")
 
 # Runs in the fresh process: one JSON line behind a marker, since nnU-Net prints to stdout as well.
 MARKER = "metadcseg-doctor:"
@@ -72,6 +74,7 @@ def diagnose(trainer: str, environment: Mapping[str, str]) -> Iterator[Finding]:
     """Yields every finding, the slow ones (a fresh process imports torch and nnU-Net) last."""
     yield from check_versions()
     yield from check_paths(environment)
+    yield from check_numbers(environment)
     yield check_trainer_folder(environment)
     probed = probe(trainer, environment)
     yield check_trainer(trainer, probed, environment)
@@ -121,12 +124,23 @@ def check_paths(environment: Mapping[str, str]) -> Iterator[Finding]:
         value = environment.get(variable)
         if not value:
             yield Finding("missing", f"{variable} is not set", f"export {variable}=/path/to/{variable}")
+        elif value.startswith("~/"):  # in quotes a shell leaves it as it is, and so does nnU-Net
+            mend = f'export {variable}="$HOME{value[1:]}"'
+            yield Finding("missing", f"{variable}={value} starts with a ~ that nothing expands", mend)
         elif not Path(value).is_dir():
             yield Finding("missing", f"{variable}={value} is not a folder", f"mkdir -p '{value}'")
         elif variable != "nnUNet_raw" and not os.access(value, os.W_OK):
             yield Finding("missing", f"{variable}={value} is not writable", f"chmod u+w '{value}'")
         else:
             yield Finding("ok", f"{variable}={value}")
+
+
+def check_numbers(environment: Mapping[str, str]) -> Iterator[Finding]:
+    """nnU-Net ends with an error where one of these is set, but no whole number."""
+    for variable in NUMBER_VARIABLES:
+        value = environment.get(variable)
+        if value is not None and not value.strip().isdecimal():
+            yield Finding("missing", f"{variable}={value} is not a whole number", f"unset {variable}")
 
 
 def check_trainer_folder(environment: Mapping[str, str]) -> Finding:
@@ -161,10 +175,13 @@ def check_trainer(trainer: str, probed: Mapping, environment: Mapping[str, str])
     """Did nnU-Net's own search find the trainer?"""
     if "trainer" in probed:
         return Finding("ok", f"nnU-Net finds {trainer}: {probed['trainer']}")
-    text = f"nnU-Net does not find {trainer}: {str(probed['error']).split('. ')[0]}"
-    if not str(probed["error"]).startswith("RuntimeError: Could not find requested nnunet trainer"):
+    error = str(probed["error"])
+    text = f"nnU-Net does not find {trainer}: {error.split('. ')[0]}"
+    if IMPORT_ERROR.search(error):
         mend = f"{sys.executable} -m pip install --force-reinstall --no-deps {source(OWN_PACKAGE)}"
         return Finding("missing", text, mend)
+    if not error.startswith("RuntimeError: Could not find requested nnunet trainer"):
+        return Finding("missing", f"{text}; correct what the error names")
     folder = check_trainer_folder(environment)
     if folder.status == "ok":
         text += f"; correct the name, or leave -tr out for {DEFAULT_TRAINER}"

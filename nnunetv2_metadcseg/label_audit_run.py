@@ -332,6 +332,11 @@ def voxel_suspicion(p_given: np.ndarray, learned: np.ndarray | None, ratio: floa
     return suspicion if learned is None else np.maximum(suspicion, np.clip(learned, 0, 1))
 
 
+def in_percent(suspicion: np.ndarray) -> np.ndarray:
+    """(*S) uint8 as the maps hold it; rounded down, so that 50 and more is exactly what is counted and proposed."""
+    return np.floor(100 * suspicion).astype(np.uint8)
+
+
 def _write_maps(folder: Path, file: Path, finding: CaseFinding, model: TrainedModel) -> None:
     with np.load(file) as kept:
         content = {name: kept[name] for name in kept.files}
@@ -342,8 +347,7 @@ def _write_maps(folder: Path, file: Path, finding: CaseFinding, model: TrainedMo
         masks = (np.isin(m, structure.values) for m in (given, proposed))
         label.direction = error_direction(*masks, finding.spacing)
     properties = model.dataset.load_case(finding.case)[3]
-    percent = np.rint(100 * suspicion).astype(np.uint8)
-    for kind, array in (("suspicion", percent), ("proposed", proposed)):
+    for kind, array in (("suspicion", in_percent(suspicion)), ("proposed", proposed)):
         model.write(array, folder / kind / f"{finding.case}{model.file_ending}", properties)
     _write_given(folder, finding.case, given, model, properties)
 

@@ -31,9 +31,11 @@ def declared_cases(preprocessed_folder: str | Path, dataset_json: dict) -> list[
     if file.is_file():
         source = str(file)
         try:
-            cases = json.loads(file.read_text())
-        except json.JSONDecodeError as error:
-            raise TrustedCasesError(f"{file} is not valid JSON ({error}); write a list of case identifiers.") from error
+            cases = json.loads(file.read_text(encoding="utf-8-sig"))  # editors on Windows put a mark in front
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise TrustedCasesError(
+                f"{file} is not valid JSON in UTF-8 ({error}); write a list of case identifiers."
+            ) from error
     else:
         source = 'the key "trusted_cases" of dataset.json'
         cases = dataset_json.get("trusted_cases")

@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a sub-command; exit status 0, 2 for bad input (one sentence on stderr), 129, 130 or 143 when ended."""
     argv = list(sys.argv[1:] if argv is None else argv)
     args = build_parser(argv[0] if argv else "").parse_args(argv)
-    from noise_tools.errors import NoiseToolsError
+    from noise_tools.errors import NoiseToolsError, access_refused
 
     clean_up_when_ended()
     try:
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (NoiseToolsError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {access_refused(error) or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("error: interrupted; nothing was kept.", file=sys.stderr)

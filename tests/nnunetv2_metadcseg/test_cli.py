@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import signal
 import subprocess
 import sys
@@ -70,6 +71,15 @@ def test_bad_input_is_one_line_on_stderr(monkeypatch, capsys):
     assert captured.out == ""
     assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
     assert "export nnUNet_preprocessed=" in captured.err
+
+
+def test_refused_access_is_a_sentence(monkeypatch, capsys):
+    def refuse(args):
+        raise PermissionError(errno.EACCES, "Permission denied", "/plans/.nnUNetPlans.json.x7d")
+
+    monkeypatch.setattr(cli, "run", refuse)
+    assert cli.main(["ext-path"]) == 2
+    assert capsys.readouterr().err.startswith("error: Cannot write in /plans (Permission denied); ")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

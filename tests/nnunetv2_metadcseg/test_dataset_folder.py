@@ -24,8 +24,26 @@ def test_unknown(preprocessed, dataset):
         preprocessed_folder(dataset)
 
 
+@pytest.mark.parametrize(
+    ("dataset", "number"), [("5", "5"), ("Dataset005_Heart", "005"), ("Dataset004", "004"), ("Heart", "ID")]
+)
+def test_unknown_names_a_command_that_nnunet_takes(preprocessed, dataset, number):
+    with pytest.raises(FileNotFoundError) as error:
+        preprocessed_folder(dataset)
+    assert f"run nnUNetv2_plan_and_preprocess -d {number}, or correct -d (" in str(error.value)
+    assert "(there: Dataset004_Hippocampus, Dataset040_Liver, " in str(error.value)
+
+
+def test_folder_that_is_not_there(preprocessed, monkeypatch):
+    monkeypatch.setenv("nnUNet_preprocessed", str(preprocessed / "x"))
+    with pytest.raises(FileNotFoundError, match="nnUNet_preprocessed=.*x is not a folder"):
+        preprocessed_folder("4")
+
+
 def test_two_of_one_id(preprocessed):
     with pytest.raises(FileNotFoundError, match="Found Dataset041_Liver, Dataset041_Spleen for data set '41'"):
+        preprocessed_folder("41")
+    with pytest.raises(FileNotFoundError, match="give the name of one of them"):
         preprocessed_folder("41")
     assert preprocessed_folder("Dataset041_Spleen").name == "Dataset041_Spleen"
 

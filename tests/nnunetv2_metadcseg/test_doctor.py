@@ -67,6 +67,18 @@ def test_paths_unset_or_no_folder(environment):
     assert results.status == "missing" and results.mend == f"mkdir -p '{environment['nnUNet_results']}'"
 
 
+def test_tilde_that_nothing_expands(environment):
+    environment["nnUNet_raw"] = "~/data/raw"
+    raw, *_ = doctor.check_paths(environment)
+    assert raw.status == "missing" and raw.mend == 'export nnUNet_raw="$HOME/data/raw"'
+
+
+def test_numbers_that_are_none(environment):
+    assert list(doctor.check_numbers(environment)) == [] and list(doctor.check_numbers({})) == []
+    findings = list(doctor.check_numbers({"nnUNet_def_n_proc": "two", "nnUNet_n_proc_DA": ""}))
+    assert [f.mend for f in findings] == ["unset nnUNet_def_n_proc", "unset nnUNet_n_proc_DA"]
+
+
 def test_read_only_results(environment, monkeypatch):
     monkeypatch.setattr(doctor.os, "access", lambda path, mode: False)
     assert statuses(doctor.check_paths(environment)) == ["ok", "missing", "missing"]
@@ -99,6 +111,8 @@ def test_trainer_not_found_or_broken():
     assert misspelt.status == "missing" and misspelt.mend is None and "correct the name" in misspelt.text
     broken = doctor.check_trainer("T", {"error": "ModuleNotFoundError: No module named 'nnunetv2_metadcseg'"}, {})
     assert broken.status == "missing" and "pip install" in broken.mend
+    typo = doctor.check_trainer("T", {"error": "SyntaxError: expected ':' (my_choice.py, line 3)"}, {})
+    assert typo.mend is None and typo.text.endswith("(my_choice.py, line 3); correct what the error names")
 
 
 def test_cpu_variables_set(environment):

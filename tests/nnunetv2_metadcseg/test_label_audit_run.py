@@ -27,6 +27,7 @@ from nnunetv2_metadcseg.label_audit_predict import (
 from nnunetv2_metadcseg.label_audit_run import (
     CaseFinding,
     _unvouched_notes,
+    in_percent,
     measure,
     probability_of_given,
     run_audit,
@@ -467,3 +468,8 @@ def test_no_note_on_labels_that_trusted_cases_hold_or_nobody():
 def finding(case: str, record: float) -> CaseFinding:
     part = Disagreement(1, 1, 100, 100)
     return CaseFinding(case, False, False, {"x": part}, part, None, (1, 1, 1), (1, 1, 1), Record(record, 200))
+
+
+def test_the_map_agrees_with_what_is_counted_and_proposed():
+    suspicion = np.array([0, 0.4949, 0.4999, 0.5, 1], np.float32)
+    assert in_percent(suspicion).tolist() == [0, 49, 49, 50, 100]

@@ -57,6 +57,15 @@ class TestReading:
         with pytest.raises(TrustedCasesError, match="not valid JSON"):
             read_trusted_cases(tmp_path, {})
 
+    def test_another_encoding(self, tmp_path):  # what > writes in a Windows PowerShell
+        (tmp_path / "trusted_cases.json").write_text('["a"]', encoding="utf-16")
+        with pytest.raises(TrustedCasesError, match="trusted_cases.json is not valid JSON in UTF-8"):
+            read_trusted_cases(tmp_path, {})
+
+    def test_byte_order_mark(self, tmp_path):
+        (tmp_path / "trusted_cases.json").write_text('["ä"]', encoding="utf-8-sig")
+        assert read_trusted_cases(tmp_path, {}) == ["ä"]
+
 
 class TestValidation:
     def test_only_those_of_the_fold(self):
