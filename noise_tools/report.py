@@ -182,7 +182,8 @@ def compare(
         processes: how many to use.
 
     Raises:
-        NoiseToolsError: no common case, a missing case, labels of different shape or spacing, unreadable files.
+        NoiseToolsError: no common case, a missing case, labels that A and B declare differently (unless `labels` says
+            which values to compare), labels of different shape or spacing, unreadable files.
     """
     import math
 
@@ -363,6 +364,33 @@ def _chosen_labels(
     declared = a.labels or b.labels
     ignore = a.ignore if a.ignore is not None else b.ignore
     if given is None:
+        _check_same_labels(a, b)
         return declared, ignore
     names = {value: name for name, value in (declared or {}).items()}
     return {names.get(value, str(value)): value for value in given}, ignore
+
+
+def _check_same_labels(a: LabelFolder, b: LabelFolder) -> None:
+    """Raises NoiseToolsError if both declare labels, and not the same: one value would be judged as two structures.
+
+    The order does not matter, nor an ignore label that one of them declares: it is left out of both.
+    """
+    from noise_tools.errors import NoiseToolsError
+
+    if a.labels is None or b.labels is None:
+        return
+    first, second = ({name: _values(value) for name, value in folder.labels.items()} for folder in (a, b))
+    if a.ignore is not None and b.ignore is not None:
+        first["ignore"], second["ignore"] = str(a.ignore), str(b.ignore)
+    for name in first | second:
+        in_a, in_b = (declared.get(name, "not declared") for declared in (first, second))
+        if in_a != in_b:
+            raise NoiseToolsError(
+                f"The dataset.json of A and that of B declare different labels ({name!r} is {in_a} in A but {in_b} in "
+                "B); make them agree, or name the values to compare with --labels."
+            )
+
+
+def _values(label: LabelValue) -> str:
+    """Values of a label or region, the same text however dataset.json orders or repeats them."""
+    return ", ".join(map(str, sorted({label} if isinstance(label, int) else set(label))))

@@ -118,6 +118,48 @@ def test_names_regions_and_ignore_of_a_data_set(tmp_path):
     assert chosen.labels == ("tail", "1")
 
 
+DECLARED = {"background": 0, "head": 1, "tail": 2, "both": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        (DECLARED | {"head": 2, "tail": 1}, "'head' is 1 in A but 2 in B"),
+        ({"background": 0, "head": 1, "both": [1, 2]}, "'tail' is 2 in A but not declared in B"),
+        (DECLARED | {"edge": 3}, "'edge' is not declared in A but 3 in B"),
+        (DECLARED | {"both": [1, 2, 3]}, "'both' is 1, 2 in A but 1, 2, 3 in B"),
+        (DECLARED | {"ignore": 4}, "'ignore' is 3 in A but 4 in B"),
+    ],
+)
+def test_data_sets_that_declare_different_labels_are_compared_by_value_only(tmp_path, other, says):
+    first = write_dataset(tmp_path / "first", {"a": two_balls()}, declared=DECLARED | {"ignore": 3})
+    second = write_dataset(tmp_path / "second", {"a": two_balls(shift=1)}, declared=other)
+    with pytest.raises(NoiseToolsError, match=f"declare different labels .{says}.; make them agree, or .* --labels"):
+        report.compare(first, second)
+    assert report.compare(first, second, labels=[1, 2]).labels == ("head", "tail")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"both": [2, 1], "tail": 2, "head": 1, "background": 0},  # another order
+        {"background": 0, "head": [1], "tail": "2", "both": [1, 1, 2]},  # written in another way
+        DECLARED | {"ignore": 3},  # what either side ignores is left out of both
+    ],
+)
+@pytest.mark.parametrize("order", [1, -1])
+def test_labels_that_are_declared_alike_are_compared(tmp_path, other, order):
+    first = write_dataset(tmp_path / "first", {"a": two_balls()}, declared=DECLARED)
+    second = write_dataset(tmp_path / "second", {"a": two_balls()}, declared=other)
+    comparison = report.compare(*[first, second][::order])
+    assert set(comparison.labels) == {"head", "tail", "both"} and comparison.equal_cases == {"a"}
+
+
+def test_labels_that_one_side_declares_are_taken(tmp_path, raters):
+    first = write_dataset(tmp_path / "first", {case: two_balls() for case in ("equal", "missed", "moved")})
+    assert report.compare(first, raters[1]).labels == report.compare(raters[1], first).labels == ("head", "tail")
+
+
 def test_pictures(tmp_path):
     first = write_dataset(tmp_path / "first", {"a": two_balls((24, 20))}, ".png")
     second = write_dataset(tmp_path / "second", {"a": two_balls((24, 20), shift=1)}, ".png")
