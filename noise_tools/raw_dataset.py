@@ -108,6 +108,31 @@ def check_files(dataset: RawDataset) -> None:
         for file in (*case.images, case.label):
             if not file.is_file():
                 raise NoiseToolsError(f"Case {case.identifier}: {file} does not exist; restore it or drop the case.")
+    _check_channels(dataset)
+
+
+def _check_channels(dataset: RawDataset) -> None:
+    """Raises NoiseToolsError if a case lacks a channel that another has: the next one would be taken for it.
+
+    `channel_names` does not tell which there are: one file of colours holds three.
+    """
+    channels = {name: _channels(dataset, case) for name, case in dataset.cases.items()}
+    owners = {channel: name for name, own in channels.items() for channel in own}
+    for name, own in channels.items():
+        for channel in sorted(owners.keys() - own):
+            listed = f"image {channel + 1} under 'dataset' in dataset.json"
+            file = listed if "dataset" in dataset.json else f"imagesTr/{name}_{channel:04d}{dataset.file_ending}"
+            raise NoiseToolsError(
+                f"Case {name} lacks {file}, a channel that case {owners[channel]} has; give all cases the same "
+                "channels, or drop the case."
+            )
+
+
+def _channels(dataset: RawDataset, case: Case) -> set[int]:
+    """Numbers of a case's channels: in the file names, or by their order where dataset.json lists files of any name."""
+    if "dataset" in dataset.json:
+        return set(range(len(case.images)))
+    return {int(image.name.removesuffix(dataset.file_ending)[-4:]) for image in case.images}
 
 
 def read_label(dataset: RawDataset, case: Case) -> tuple[np.ndarray, tuple[float, ...]]:

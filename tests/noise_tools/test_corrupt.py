@@ -162,12 +162,17 @@ def test_held_out_test_cases(raw, asked):
         assert not (folder / "labelsTr" / f"{name}.nii.gz").exists()
 
 
+def add_second_channel(folder: Path) -> Path:
+    for label in (folder / "labelsTr").iterdir():
+        shutil.copy(label, folder / "imagesTr" / label.name.replace(".", "_0001.", 1))
+    return folder
+
+
 @pytest.mark.parametrize(
     "taken", ["imagesTs/case_00_0000.nii.gz", "imagesTs/case_00_0001.nii.gz", "labelsTs/case_00.nii.gz"]
 )
 def test_a_held_out_case_never_replaces_a_test_case_of_the_source(raw, capsys, taken):
-    source = raw / "Dataset003_Balls"
-    write(source / "imagesTr" / "case_00_0001.nii.gz", two_balls((14, 30, 24)))
+    source = add_second_channel(raw / "Dataset003_Balls")
     (source / taken).parent.mkdir()
     (source / taken).write_bytes(b"precious")
     before = content_of(source)
@@ -202,6 +207,35 @@ def test_a_missing_channel_is_said_before_anything_is_written(raw, capsys):
     assert "Case case_00: " in (error := capsys.readouterr().err)
     assert "case_00_0001.nii.gz does not exist; restore it or drop the case" in error
     assert "Corrupting" not in error and len(list(raw.iterdir())) == 1
+
+
+@pytest.mark.parametrize("channel", ["0000", "0001"])
+@pytest.mark.parametrize("command", [["corrupt", *USUAL], ["corrupt", *USUAL, "--test-cases", "case_03"], ["replay"]])
+def test_a_case_without_a_channel_that_others_have_is_refused(raw, capsys, channel, command):
+    """Held out, its second channel would be renamed to the first."""
+    source = add_second_channel(raw / "Dataset003_Balls")
+    assert run("-d", 3, "-o", 503, *USUAL) == 0
+    if command == ["replay"]:
+        command = ["replay", "--manifest", str(raw / "Dataset503_BallsNoisy" / "noise_manifest.json")]
+    (source / "imagesTr" / f"case_03_{channel}.nii.gz").unlink()
+    capsys.readouterr()
+    assert cli.main([command[0], "-d", "3", "-o", "504", "--name", "Other", *command[1:]]) == 2
+    says = f"Case case_03 lacks imagesTr/case_03_{channel}.nii.gz, a channel that case case_09 has; give all cases"
+    assert says in (error := capsys.readouterr().err) and "Corrupting" not in error
+    assert not list(raw.glob("*504*"))
+
+
+def test_a_case_listed_with_fewer_images_than_others_is_refused(raw, capsys):
+    """As a copy is that an older version made of a data set with a missing channel."""
+    add_second_channel(raw / "Dataset003_Balls")
+    run("-d", 3, "-o", 503, *USUAL)
+    path = raw / "Dataset503_BallsNoisy" / "dataset.json"
+    content = json.loads(path.read_text())
+    del content["dataset"]["case_03"]["images"][0]
+    path.write_text(json.dumps(content))
+    assert run("-d", 503, "-o", 504, *USUAL) == 2
+    assert "Case case_03 lacks image 2 under 'dataset' in dataset.json, a channel that case" in capsys.readouterr().err
+    assert not list(raw.glob("*504*"))
 
 
 def test_labels_of_test_cases_can_be_changed_without_changing_the_source(raw):
