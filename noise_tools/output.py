@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from noise_tools.errors import NoiseToolsError
-from noise_tools.raw_dataset import folders_with_id
+from noise_tools.raw_dataset import folders_with_id, referenced_files
 
 # What a file system says that has no hard links, not for this file, or not to there.
 _NO_LINKS = frozenset(
@@ -81,7 +81,10 @@ def _is_at(file: TextIO, path: Path) -> bool:
 
 
 def output_folder(root: Path, dataset_id: int, short_name: str, overwrite: bool, source: Path | None = None) -> Path:
-    """Where data set `dataset_id` goes; a taken id is refused, unless by the same name with `overwrite` set."""
+    """Where data set `dataset_id` goes; a taken id is refused, unless by the same name with `overwrite` set.
+
+    Even then, if another data set than `source` uses its files. Of the source's files, see `check_not_replaced`.
+    """
     if not 1 <= dataset_id <= 999:
         raise NoiseToolsError(f"-o is {dataset_id}; nnU-Net data set ids go from 1 to 999.")
     if not short_name or not all(c.isalnum() or c in "_-" for c in short_name):
@@ -98,6 +101,7 @@ def output_folder(root: Path, dataset_id: int, short_name: str, overwrite: bool,
             raise NoiseToolsError(
                 f"{folder.name} exists already; choose another id with -o, or pass --overwrite to replace it."
             )
+        _check_not_used(folder, [path for path in root.glob("Dataset*") if path not in (folder, source)])
     for variable in ("nnUNet_preprocessed", "nnUNet_results"):
         taken = other_folder(variable, f"Dataset{dataset_id:03d}_*")
         if taken is not None and taken.name != folder.name:
@@ -116,12 +120,30 @@ def check_not_replaced(folder: Path, files: Iterable[Path]) -> None:
         return
     place = folder.resolve()
     for file in files:
-        # As it is named, too: of a link in the old folder the link would go.
-        if file.resolve().is_relative_to(place) or (file.parent.resolve() / file.name).is_relative_to(place):
+        if _lies_in(place, file):
             raise NoiseToolsError(
                 f"The source uses {file}, which --overwrite would remove with the old {folder.name}; "
                 "choose another id with -o."
             )
+
+
+def _check_not_used(folder: Path, others: Iterable[Path]) -> None:
+    """Raises NoiseToolsError if dataset.json of one of `others` lists files in `folder`.
+
+    A corrupted data set refers to the images of its source: its labels would belong to other images without a word.
+    """
+    place = folder.resolve()
+    users = [other.name for other in sorted(others) if any(_lies_in(place, file) for file in referenced_files(other))]
+    if users:
+        raise NoiseToolsError(
+            f"Files of {folder.name} are used by {', '.join(users)}, to which --overwrite would give other ones; "
+            "choose another id with -o, or remove what uses them first and make it again afterwards."
+        )
+
+
+def _lies_in(place: Path, file: Path) -> bool:
+    """Whether a file is in the folder `place`; as it is named, too: of a link in an old folder the link would go."""
+    return file.resolve().is_relative_to(place) or (file.parent.resolve() / file.name).is_relative_to(place)
 
 
 def other_folder(variable: str, pattern: str) -> Path | None:

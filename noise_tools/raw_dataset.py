@@ -419,16 +419,30 @@ def _known(root: Path) -> str:
 
 
 def _referenced_cases(folder: Path, content: Mapping[str, Any]) -> dict[str, Case]:
-    def resolve(path: str) -> Path:
-        return Path(os.path.normpath(folder / os.path.expandvars(path)))
-
     for identifier, entry in content["dataset"].items():
         if not entry.get("images"):
             raise NoiseToolsError(f"{folder / 'dataset.json'} lists no images of case {identifier}; add them.")
     return {
-        identifier: Case(identifier, tuple(resolve(image) for image in entry["images"]), resolve(entry["label"]))
+        identifier: Case(
+            identifier, tuple(_named(image, folder) for image in entry["images"]), _named(entry["label"], folder)
+        )
         for identifier, entry in sorted(content["dataset"].items())
     }
+
+
+def referenced_files(folder: Path) -> list[Path]:
+    """Images and labels that dataset.json in `folder` lists, there or not; none if nobody can read it."""
+    try:
+        content = read_dataset_json(folder / "dataset.json")
+    except (OSError, NoiseToolsError):
+        return []
+    entries = content.get("dataset", {}).values()
+    return [_named(file, folder) for entry in entries for file in (*entry.get("images", []), entry["label"])]
+
+
+def _named(path: str, folder: Path) -> Path:
+    """The file that dataset.json in `folder` calls `path`."""
+    return Path(os.path.normpath(folder / os.path.expandvars(path)))
 
 
 def _listed_cases(folder: Path, file_ending: str) -> dict[str, Case]:

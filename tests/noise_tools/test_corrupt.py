@@ -521,6 +521,31 @@ def test_a_data_set_that_holds_the_images_of_the_source_is_not_overwritten(raw, 
     assert content_of(raw / "Dataset003_Balls") == before
 
 
+@pytest.mark.parametrize("link", [False, True])
+@pytest.mark.parametrize("command", ["corrupt", "replay"])
+def test_a_data_set_whose_files_another_one_lists_is_not_overwritten(raw, tmp_path, capsys, command, link):
+    assert run("-d", 3, "-o", 503, *USUAL) == 0
+    user = raw / "Dataset504_User"
+    user.mkdir()
+    named = "../Dataset503_BallsNoisy"
+    if link:
+        (raw / "other_name").symlink_to(raw / "Dataset503_BallsNoisy", target_is_directory=True)
+        named = "$ROOT/other_name"
+    content = json.loads((raw / "Dataset503_BallsNoisy" / "dataset.json").read_text())
+    for name, entry in content["dataset"].items():
+        entry["label"] = f"{named}/labelsTr/{name}.nii.gz"
+    (user / "dataset.json").write_text(json.dumps(content))
+    before = content_of(raw)
+    words = USUAL
+    if command == "replay":
+        words = ["--manifest", str(shutil.copy(raw / "Dataset503_BallsNoisy" / "noise_manifest.json", tmp_path))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ROOT", str(raw))
+        assert cli.main([command, "-d", "3", "-o", "503", "--overwrite", *words]) == 2
+    assert "Files of Dataset503_BallsNoisy are used by Dataset504_User, to which" in capsys.readouterr().err
+    assert content_of(raw) == before
+
+
 def test_id_with_another_name_among_the_preprocessed(raw, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "pre"))
     (tmp_path / "pre" / "Dataset503_Old").mkdir(parents=True)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -108,3 +109,24 @@ def test_does_not_overwrite(root, capsys):
     make("-o", 900, "-n", 1, "--test", 0)
     assert make("-o", 900, "-n", 1, "--test", 0) == 2
     assert "Dataset900_Phantom exists already" in capsys.readouterr().err
+
+
+def test_images_that_a_corrupted_data_set_refers_to_are_not_overwritten(root, capsys):
+    make("-o", 900, "-n", 3, "--test", 0)
+    noisy = "corrupt -d 900 -o 901 --noise erosion --trusted 1 --overwrite".split()
+    assert cli.main(noisy) == 0
+    before = files_of(root)
+    assert make("-o", 900, "-n", 3, "--test", 0, "--seed", 1, "--overwrite") == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "Files of Dataset900_Phantom are used by Dataset901_PhantomNoisy, to which --overwrite" in error
+    assert error.endswith("another id with -o, or remove what uses them first and make it again afterwards.")
+    assert files_of(root) == before
+    assert cli.main(noisy) == 0  # nobody uses its labels
+    shutil.rmtree(root / "Dataset901_PhantomNoisy")
+    (root / "Dataset902_Broken").mkdir()
+    (root / "Dataset902_Broken" / "dataset.json").write_text("{")
+    assert make("-o", 900, "-n", 3, "--test", 0, "--seed", 1, "--overwrite") == 0
+    assert (
+        files_of(root)["Dataset900_Phantom/imagesTr/phantom_000_0000.nii.gz"]
+        != (before["Dataset900_Phantom/imagesTr/phantom_000_0000.nii.gz"])
+    )
