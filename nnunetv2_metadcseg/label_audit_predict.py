@@ -37,8 +37,14 @@ def explained(what: str) -> Iterator[None]:
     except AuditError:
         raise
     except Exception as error:
-        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
-        raise AuditError(f"{what} ({type(error).__name__}: {reason:.200}).") from error
+        raise AuditError(f"{what} ({type(error).__name__}: {_reason(error):.200}).") from error
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of an error's text, or the next where SimpleITK begins with a place in its C++ source."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if not line.startswith("Exception thrown in SimpleITK")]
+    return (told or lines or ["no reason given"])[0]
 
 
 def read_json(file: Path, advice: str = "restore it") -> Any:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from noise_tools import manifest as manifests
-from noise_tools.errors import NoiseToolsError
+from noise_tools.errors import NoiseToolsError, reason_of
 from noise_tools.metrics import label_metrics
 from noise_tools.output import (
     check_not_replaced,
@@ -291,9 +291,8 @@ def write_label(dataset: RawDataset, case: Case, clean: np.ndarray, noisy: np.nd
         try:
             write_label_like(case.label, noisy, target, dataset.reader_writer)
         except RuntimeError as error:  # what SimpleITK says of a full disk
-            reason = (str(error).strip().splitlines() or ["unknown reason"])[-1].strip()
             raise NoiseToolsError(
-                f"Could not write {target.name} ({reason}); nothing was kept, mend this and run again."
+                f"Could not write {target.name} ({reason_of(error)}); nothing was kept, mend this and run again."
             ) from error
 
 

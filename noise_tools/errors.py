@@ -1,4 +1,4 @@
-"""What the command line turns into a plain sentence: the package's one exception, and refused access."""
+"""The one exception that the command line turns into a plain sentence, and what others' errors give for one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ from pathlib import Path
 
 class NoiseToolsError(ValueError):
     """Bad input. The message is one sentence: what was found, what was expected, how to mend it."""
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a library refused a file, in one line: its last, as the first of SimpleITK's is a place in its C++ source."""
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines else type(error).__name__
 
 
 def access_refused(error: Exception) -> str | None:

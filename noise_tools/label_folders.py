@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from noise_tools.dataset_json import declared_labels, read_dataset_json
-from noise_tools.errors import NoiseToolsError
+from noise_tools.errors import NoiseToolsError, reason_of
 from noise_tools.metrics import LabelValue
 from noise_tools.raw_dataset import label_map, load_segmentation, open_dataset
 
@@ -103,13 +103,17 @@ def _with_any_reader(path: Path, reader: str | None, read: Callable[[Any, Path],
     if not path.is_file():
         raise NoiseToolsError(f"{path} does not exist, though dataset.json names it; restore the file or the list.")
     first_error: Exception | None = None
-    for cls in _readers(path, reader):
+    readers = _readers(path, reader)
+    for cls in readers:
         try:
             return read(cls(), path)
         except Exception as error:  # a reader raises whatever its library raises
             first_error = first_error or error
-    reason = str(first_error).strip().splitlines()[0] if str(first_error or "").strip() else "no reader fits"
-    raise NoiseToolsError(f"Cannot read {path} ({reason}); expected a file in one of nnU-Net's formats.")
+    reason = reason_of(first_error) if first_error else "no reader fits"
+    raise NoiseToolsError(
+        f"Cannot read {path} ({reason}); expected a whole image file that nnU-Net's "
+        f"{' or '.join(cls.__name__ for cls in readers) or 'readers'} takes, restore or convert it."
+    )
 
 
 def _readers(path: Path, reader: str | None) -> list[type]:

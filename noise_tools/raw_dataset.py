@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from noise_tools.dataset_json import DeclaredLabels, declared_labels, read_dataset_json
-from noise_tools.errors import NoiseToolsError
+from noise_tools.errors import NoiseToolsError, reason_of
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,8 @@ def read_segmentation(reader_writer: Any, path: Path) -> tuple[np.ndarray, tuple
         array, spacing = load_segmentation(reader_writer, path)
     except Exception as error:
         raise NoiseToolsError(
-            f"Cannot read {path} ({_first_line(error)}); check that it is a whole image file."
+            f"Cannot read {path} ({reason_of(error)}); check that it is a whole image file that nnU-Net's "
+            f"{type(reader_writer).__name__} takes, and restore or convert it."
         ) from error
     return label_map(array, spacing, path)
 
@@ -261,7 +262,7 @@ def _image_shape_as_read(reader_writer: Any, path: Path) -> tuple[int, ...] | No
             return reader_writer.read_images((str(path),))[0].shape[1:]
     except Exception as error:
         raise NoiseToolsError(
-            f"Cannot read image {path} ({_first_line(error)}); restore it or drop the case."
+            f"Cannot read image {path} ({reason_of(error)}); restore or convert it, or drop the case."
         ) from error
 
 
@@ -481,8 +482,3 @@ def _quiet():
     # nnU-Net's readers print warnings and tracebacks for what they then handle.
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

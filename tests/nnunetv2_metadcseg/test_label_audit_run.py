@@ -22,6 +22,7 @@ from nnunetv2_metadcseg.label_audit_predict import (
     FoldNetwork,
     Structure,
     TrainedModel,
+    explained,
     same_geometry,
 )
 from nnunetv2_metadcseg.label_audit_run import (
@@ -387,6 +388,21 @@ def test_a_label_of_another_shape_names_its_case(tmp_path):
 
     with pytest.raises(AuditError, match="The label of fine_2 has the shape"):
         run_audit(Model(tmp_path / "pre"), tmp_path / "out", worst=0)
+
+
+def test_why_a_label_cannot_be_read_is_said(tmp_path):
+    """SimpleITK's first line is a place in its C++ source; of CUDA's many lines the first says what went wrong."""
+    import nibabel
+    import SimpleITK as sitk
+
+    sheared = np.array([[1, 0.3, 0, 0], [0, 1, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1.0]])
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 5, 6), np.uint8), sheared), tmp_path / "a.nii.gz")
+    with pytest.raises(AuditError, match="x .RuntimeError: ITK ERROR: ITK only supports orthonormal direction"):
+        with explained("x"):
+            sitk.ReadImage(str(tmp_path / "a.nii.gz"))
+    for text, says in (("CUDA error: no memory\nCompile with DSA", "CUDA error: no memory"), ("", "no reason given")):
+        with pytest.raises(AuditError, match=f"x .RuntimeError: {says}"), explained("x"):
+            raise RuntimeError(text)
 
 
 def test_a_missing_label_is_said_before_any_prediction(tmp_path, monkeypatch):

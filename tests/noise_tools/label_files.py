@@ -53,3 +53,12 @@ def write_dataset(
     }
     (folder / "dataset.json").write_text(json.dumps(content))
     return folder
+
+
+def write_sheared(path: Path, array: np.ndarray) -> Path:
+    """Write an array (z, y, x) as NIfTI whose axes are not at right angles: nibabel reads it, SimpleITK does not."""
+    import nibabel
+
+    affine = np.array([[1, 0.3, 0, 0], [0, 1, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1.0]])
+    nibabel.save(nibabel.Nifti1Image(array.transpose(), affine), path)
+    return path

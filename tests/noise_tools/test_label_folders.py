@@ -7,7 +7,7 @@ import pytest
 
 from noise_tools.errors import NoiseToolsError
 from noise_tools.label_folders import open_label_folder
-from tests.noise_tools.label_files import two_balls, write, write_dataset
+from tests.noise_tools.label_files import two_balls, write, write_dataset, write_sheared
 
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".nrrd", ".mha", ".png", ".tif"])
@@ -108,3 +108,13 @@ def test_a_broken_file_is_named(tmp_path):
     (tmp_path / "a.nii.gz").write_bytes(b"not an image")
     with pytest.raises(NoiseToolsError, match="a.nii.gz"):
         open_label_folder(tmp_path).read_label("a")
+
+
+def test_why_the_reader_that_was_asked_for_refuses_a_file_is_said(tmp_path):
+    write_sheared(tmp_path / "a.nii.gz", two_balls())
+    assert np.array_equal(open_label_folder(tmp_path).read_label("a")[0], two_balls())  # nibabel reads it
+    (tmp_path / "dataset.json").write_text('{"overwrite_image_reader_writer": "SimpleITKIO"}')
+    says = r"a.nii.gz .ITK ERROR: .*direction cosines.*\); expected a whole image file that nnU-Net's SimpleITKIO takes"
+    with pytest.raises(NoiseToolsError, match=says) as error:
+        open_label_folder(tmp_path).read_label("a")
+    assert ".cxx" not in str(error.value)

@@ -10,7 +10,7 @@ import SimpleITK as sitk
 from noise_tools import cli
 from noise_tools.errors import NoiseToolsError
 from noise_tools.raw_dataset import open_dataset, read_label, read_segmentation, write_label_like
-from tests.noise_tools.label_files import two_balls, write, write_dataset
+from tests.noise_tools.label_files import two_balls, write, write_dataset, write_sheared
 
 ANGLE = np.deg2rad(20)
 DIRECTION = (np.cos(ANGLE), -np.sin(ANGLE), 0.0, np.sin(ANGLE), np.cos(ANGLE), 0.0, 0.0, 0.0, 1.0)
@@ -395,3 +395,23 @@ def test_a_label_that_was_cut_off_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
     with pytest.raises(NoiseToolsError, match="Cannot read .*cut.nii.gz .*end-of-stream marker"):
         read_segmentation(SimpleITKIO(), path)
+
+
+ORTHONORMAL = r"ITK ERROR: ITK only supports orthonormal direction cosines[^\n]*\); "
+
+
+def test_why_simpleitk_refuses_a_label_is_said(raw):
+    dataset = open_dataset(3)
+    write_sheared(dataset.cases["case_00"].label, two_balls((14, 30, 24)))
+    advice = "check that it is a whole image file that nnU-Net's SimpleITKIO takes, and restore or convert it"
+    with pytest.raises(NoiseToolsError, match=f"Cannot read .*case_00.nii.gz .{ORTHONORMAL}{advice}") as error:
+        read_label(dataset, dataset.cases["case_00"])
+    assert ".cxx" not in str(error.value)
+
+
+def test_why_simpleitk_refuses_an_image_is_said(raw):
+    change_json(raw / "Dataset003_Balls", overwrite_image_reader_writer="SimpleITKIOWithReorient")
+    dataset = open_dataset(3)
+    write_sheared(dataset.cases["case_00"].images[0], two_balls((14, 30, 24)))
+    with pytest.raises(NoiseToolsError, match=f"case_00_0000.nii.gz .{ORTHONORMAL}restore or convert it, or drop"):
+        read_label(dataset, dataset.cases["case_00"])
