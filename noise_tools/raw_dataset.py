@@ -98,7 +98,7 @@ def load_dataset(folder: Path) -> RawDataset:
         _referenced_cases(folder, content) if "dataset" in content else _listed_cases(folder, content["file_ending"])
     )
     if not cases:
-        raise NoiseToolsError(f"{folder} has no training cases; expected files in imagesTr and labelsTr.")
+        raise NoiseToolsError(f"{folder / 'dataset.json'} lists no cases under 'dataset'; add them or remove that key.")
     return RawDataset(folder, content, cases, declared_labels(content["labels"], path))
 
 
@@ -456,6 +456,8 @@ def _listed_cases(folder: Path, file_ending: str) -> dict[str, Case]:
         match = pattern.fullmatch(path.name)
         if match:
             images.setdefault(match[1], []).append(path)
+    if not images:
+        raise NoiseToolsError(_no_images(folder, file_ending))
     missing = [name for name in images if not (folder / "labelsTr" / (name + file_ending)).is_file()]
     if missing:
         raise NoiseToolsError(
@@ -466,6 +468,23 @@ def _listed_cases(folder: Path, file_ending: str) -> dict[str, Case]:
         name: Case(name, tuple(paths), folder / "labelsTr" / (name + file_ending))
         for name, paths in sorted(images.items())
     }
+
+
+def _no_images(folder: Path, file_ending: str) -> str:
+    """Why there are no training cases: no file in imagesTr has a name as nnU-Net wants it."""
+    names = [path.name for path in sorted((folder / "imagesTr").iterdir()) if not path.name.startswith(".")]
+    expected = f"CASE_0000{file_ending}, by its file_ending in dataset.json"
+    if not names:
+        return f"{folder} has no training cases: imagesTr is empty; expected images named {expected}."
+    # Rather an image than a file that lies there by chance.
+    name = next((name for name in names if re.search(r"_\d{4}\.", name) or name.endswith(file_ending)), names[0])
+    if name.endswith(file_ending):
+        mend = "rename the files, with the number of the channel as four digits before the ending"
+    elif name.lower().endswith(file_ending.lower()):
+        mend = "rename the files or correct file_ending, nnU-Net tells capitals from small letters"
+    else:
+        mend = "correct file_ending, or convert the files"
+    return f"{folder} has no training cases: imagesTr holds {name}, expected images named {expected}; {mend}."
 
 
 def relative_to(path: Path, folder: Path, root: Path) -> str:

@@ -57,13 +57,54 @@ def test_two_data_sets_of_one_id(raw):
             "1 of 10 cases in .* have no file in labelsTr .first: case_02",
         ),
         (lambda f: (f / "labelsTr").rename(f / "labels"), "has no folder labelsTr"),
-        (lambda f: [p.unlink() for p in (f / "imagesTr").iterdir()], "has no training cases"),
+        (lambda f: [p.unlink() for p in (f / "imagesTr").iterdir()], "has no training cases: imagesTr is empty"),
         (lambda f: change_json(f, labels={"background": 0}), "declares no foreground label"),
     ],
 )
 def test_data_sets_that_are_none(raw, spoil, says):
     spoil(raw / "Dataset003_Balls")
     with pytest.raises(NoiseToolsError, match=says):
+        open_dataset(3)
+
+
+@pytest.mark.parametrize(
+    ("image", "ending", "says"),
+    [
+        (
+            "case_00_0000.nii",
+            ".nii.gz",
+            "case_00_0000.nii, expected images named CASE_0000.nii.gz, by its file_ending in dataset.json; correct "
+            "file_ending, or convert the files.",
+        ),
+        (
+            "case_00_0000.NII.GZ",
+            ".nii.gz",
+            "case_00_0000.NII.GZ, expected images named CASE_0000.nii.gz, by .*; rename the files or correct file_end",
+        ),
+        ("case_00_0000.nii.gz", ".NII.GZ", "case_00_0000.nii.gz, .* CASE_0000.NII.GZ, by .* or correct file_ending"),
+        (
+            "case_00.nii.gz",
+            ".nii.gz",
+            "case_00.nii.gz, expected images named CASE_0000.nii.gz, by .*; rename the files, with the number of the "
+            "channel as four digits before the ending.",
+        ),
+        (None, ".nii.gz", "ABOUT.txt, expected images named CASE_0000.nii.gz, by"),
+    ],
+)
+def test_names_that_nnunet_does_not_take_are_said(raw, image, ending, says):
+    folder = raw / "Dataset003_Balls"
+    for path in (folder / "imagesTr").iterdir():
+        path.unlink()
+    for name in (".hidden", "ABOUT.txt", *([image] if image else [])):
+        (folder / "imagesTr" / name).write_bytes(b"")
+    change_json(folder, file_ending=ending)
+    with pytest.raises(NoiseToolsError, match=f"Dataset003_Balls has no training cases: imagesTr holds {says}"):
+        open_dataset(3)
+
+
+def test_a_data_set_that_lists_no_case(raw):
+    change_json(raw / "Dataset003_Balls", dataset={})
+    with pytest.raises(NoiseToolsError, match="dataset.json lists no cases under 'dataset'; add them or remove that"):
         open_dataset(3)
 
 
