@@ -18,18 +18,22 @@ class MetaDCSegConfig:
     trusted_fraction: float = 0.5
     least_trusted_fraction: float = 0.25
     # At the start what predicts learns trusted patches only: the given labels would teach their bias. The start lasts
-    # until the Dice on them reaches `start_dice`, but no less and no more than these shares of the training, or than it
-    # takes to draw so many patches per case where that is shorter: labels are learned by heart by being seen often,
-    # however long the training.
+    # until the Dice on them reaches `start_dice`, but no less and no more than these shares of the training, or than so
+    # many visits of every case where that is shorter: labels are learned by heart by being seen often, however long the
+    # training. A visit shows the structure of a case once (trusted_cases.patches_per_view). Few cases are visited often
+    # before a network knows anything, so no less than `start_steps` are too long because of visits.
     start_fractions: tuple[float, float] = (0.05, 0.6)
     start_visits: tuple[float, float] = (20, 60)
+    start_steps: int = 1500
     start_dice: float = 0.8
     # In its first part, the warm-up, what predicts does learn all labels as they are, until that Dice has reached this,
-    # but no longer than this share of the training or so many patches per case. Features learned from few cases alone
-    # are worse; and two layers that learn different patches from the first step on keep each other from finding any.
+    # but no longer than this share of the training, or so many visits (or steps, as above). Features learned from few
+    # cases alone are worse; and two layers that learn different patches from the first step on keep each other from
+    # finding any.
     warm_up_dice: float = 0.5
     warm_up_fraction: float = 0.4
     warm_up_visits: float = 40
+    warm_up_steps: int = 1000
     # Pseudo-labels come from the two last layers of the student, or (True) of a teacher, an average of the student
     # over time, which costs a forward pass and was never better where measured (docs/lab_notebook.md, g).
     teacher: bool = False
@@ -38,12 +42,14 @@ class MetaDCSegConfig:
     teacher_fraction: float = 0.05
     teacher_horizon: tuple[int, int] = (20, 1000)
     # Wrong labels begin to be known by heart (memorisation.py) when the excess disagreement of given labels, averaged
-    # over this share of the training or so many patches per case, has fallen below that share of its highest, and by
-    # more than the network's own mistakes; 0: never looked at. Training then goes on from that average of the student,
-    # without the cases whose labels disagree more than trusted ones do.
+    # over this share of the training or so many visits, has fallen below that share of its highest, and by more than
+    # chance and the network's own mistakes account for; 0: never looked at. Training then goes on from that average of
+    # the student, without the cases whose labels disagree more than trusted ones do, unless errors are one-sided to
+    # this degree: then the labels that are left are wrong in the same way.
     memorisation_fraction: float = 0.1
     memorisation_visits: float = 20
     memorised_share: float = 0.85
+    most_one_sided: float = 0.5
     # "head" (closed form, almost free), "network" (one more backward and forward pass) or "none" (prior only).
     influence: str = "head"
     # Share of the influence direction that is kept per step: one step's direction is mostly noise.

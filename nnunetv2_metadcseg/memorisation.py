@@ -10,14 +10,22 @@ Tensors only.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 RELATIVE_SHARE = 0.9  # of its highest: below it the multiple has fallen, too
+APART = 2  # horizons between the means whose spread is measured: 1 / e**2 of a mean is still in the next one
+BEND_VARIANCE = 6 - 8 / math.e**2 + 2 / math.e**4  # of their second differences, by their own variance
+PRIOR_SPREAD, PRIOR_BENDS = 0.03, 4  # of the means, as a share of the highest: as if known from so many differences
 
 
 class MemorisationWatch:
     """Follows the excess disagreement of given labels.
+
+    A long training with few cases takes hundreds of such means, so the lowest is far below the highest by chance alone.
+    Their spread is measured by second differences, which steady falls and rises do not change.
 
     Args:
         horizon: updates that the running means average over, at least 1. Those of the first horizon are left out: a
@@ -33,6 +41,8 @@ class MemorisationWatch:
         self.updates = torch.zeros((), device=device)
         self.mean = torch.zeros(2, device=device)
         self.highest = torch.zeros(2, device=device)
+        self.last = torch.zeros(2, 2, device=device)  # the two means before, the later one first
+        self.squares = torch.zeros(2, device=device)  # sum of squared second differences
 
     @torch.no_grad()
     def update(self, excess: Tensor) -> None:
@@ -43,6 +53,25 @@ class MemorisationWatch:
         self.mean = torch.where(excess.isfinite(), self.mean + share * (excess - self.mean), self.mean)
         known = self.updates >= 2 * self.horizon  # before, the mean is that of too few
         self.highest = torch.where(known, torch.maximum(self.highest, self.mean), self.highest)
+        self._note_spread()
+
+    def _note_spread(self) -> None:
+        number = self.updates / (APART * self.horizon)
+        now = (number >= 1) & (number == number.round())
+        bend = self.mean - 2 * self.last[0] + self.last[1]
+        self.squares = torch.where(now & (number >= 3), self.squares + bend.square(), self.squares)
+        self.last = torch.where(now, torch.stack([self.mean, self.last[0]]), self.last)
+
+    def spread(self) -> Tensor:
+        """Standard deviation of the means by chance: (2,)."""
+        bends = (torch.floor(self.updates / (APART * self.horizon)) - 2).clamp_min(0)
+        supposed = PRIOR_BENDS * (PRIOR_SPREAD * self.highest).square()
+        return ((self.squares / BEND_VARIANCE + supposed) / (bends + PRIOR_BENDS)).sqrt()
+
+    def chance(self) -> Tensor:
+        """How far below the highest of the means so far the last one may be by chance: (2,)."""
+        means = (self.updates / self.horizon).clamp_min(1)
+        return (2 * (2 * means.log()).sqrt() + 2) * self.spread()  # the range of so many normal deviates, and more
 
     def is_full(self) -> bool:
         """Whether a horizon has passed. Waits for the device."""
@@ -50,12 +79,16 @@ class MemorisationWatch:
 
     def has_begun(self) -> bool:
         """Whether the network has begun to know wrong labels by heart. Waits for the device."""
-        fallen = (self.mean < self.shares * self.highest).all()
+        fallen = (self.mean < torch.minimum(self.shares * self.highest, self.highest - self.chance())).all()
         return bool((self.highest[0] > self.least) & fallen)
 
     def state_dict(self) -> dict:
-        return {"updates": self.updates, "mean": self.mean, "highest": self.highest}
+        names = ("updates", "mean", "highest", "last", "squares")
+        return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict) -> None:
         self.updates = torch.as_tensor(state["updates"], dtype=self.mean.dtype, device=self.mean.device)
         self.mean, self.highest = state["mean"].clone(), state["highest"].clone()
+        # Checkpoints before 2026-12-01 have none: as if the means had not varied so far.
+        self.last = state.get("last", self.mean.repeat(2, 1)).clone()
+        self.squares = state.get("squares", self.squares).clone()

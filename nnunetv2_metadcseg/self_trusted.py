@@ -31,10 +31,11 @@ class SelfTrustedConfig(MetaDCSegConfig):
     """Settings of nnUNetTrainerMetaDCSegSelfTrusted: those of MetaDCSeg, and how the trusted cases are chosen."""
 
     # The choice is made after the first of these shares of the training, but no earlier and no later than when every
-    # case was visited so often on average, and within the second share in any case: early enough that no label is
-    # learned by heart, late enough that the predictions mean something.
+    # case was visited so often on average (or, as few cases soon are, after so many steps), and within the second share
+    # in any case: early enough that no label is learned by heart, late enough that the predictions mean something.
     early_visits: tuple[float, float] = (5.0, 20.0)
     early_fractions: tuple[float, float] = (0.1, 0.3)
+    early_least: int = 1000
     # Visits of that share of the early phase weigh most: predictions of the first steps say nothing.
     score_memory: float = 0.3
     # Share of the fold's cases to trust, and their least number.
@@ -93,13 +94,14 @@ class nnUNetTrainerMetaDCSegSelfTrusted(nnUNetTrainerMetaDCSeg):
     def early_steps(self) -> int:
         """Steps before the choice, at least one."""
         (share, most), (few, many) = self.config.early_fractions, self.config.early_visits
-        return max(1, round(max(self._steps(share, many), self._steps(most, few))))
+        latest = self._steps(share, many, self.config.early_least)
+        return max(1, round(max(latest, self._steps(most, few))))
 
     def _announce(self) -> None:
-        visits = self.early_steps * self.configuration_manager.batch_size / len(self.case_index)
+        patches = self.early_steps * self.configuration_manager.batch_size / len(self.case_index)
         self.print_to_log_file(
             f"The trusted cases are chosen after {self.early_steps} of {self.total_steps} steps on all given labels "
-            f"({visits:.1f} visits per case on average)."
+            f"({patches:.1f} patches per case on average)."
         )
         declared = self.declared_cases()
         if declared:

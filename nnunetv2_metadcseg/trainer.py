@@ -25,7 +25,7 @@ from nnunetv2_metadcseg.opinion import OpinionNetwork, mix_layers, mixed_opinion
 from nnunetv2_metadcseg.patches import Patches
 from nnunetv2_metadcseg.teacher import MeanTeacher
 from nnunetv2_metadcseg.trust_maps import PreprocessedTrustMaps, find_trust_maps, to_trust
-from nnunetv2_metadcseg.trusted_cases import foreground_heads
+from nnunetv2_metadcseg.trusted_cases import foreground_heads, patches_per_view
 from nnunetv2_metadcseg.trusted_trainer import TrustedBatchTrainer, full_resolution
 from nnunetv2_metadcseg.weighting import LabelWeighting
 
@@ -135,6 +135,10 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         self.case_index = {case: i for i, case in enumerate(dict.fromkeys(dataset.identifiers))}
         trusted = self._case_mask(loader.trusted)
         self.taught = torch.ones(len(trusted), device=self.device)
+        self.patches_per_view = patches_per_view(
+            *(self.dataset_json["labels"], dataset.identifiers, self._class_locations),
+            self.configuration_manager.patch_size,
+        )
         self.weighting = self.weighting_class(
             *(self.config, self.label_manager.has_regions, trusted, self.collective),
             memorisation_horizon=max(
@@ -193,19 +197,25 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         But for its beginning, the warm-up. It lasts until the trusted patches are learned well enough for the teacher
         to have a say, within bounds.
         """
-        low, high = map(self._steps, self.config.start_fractions, self.config.start_visits)
+        fractions, visits = self.config.start_fractions, self.config.start_visits
+        low, high = self._steps(fractions[0], visits[0]), self._steps(fractions[1], visits[1], self.config.start_steps)
         step = self.training_step - self.start_step
         return step < low or (self.start_dice < self.config.start_dice and step < high)
 
     @property
     def warming_up(self) -> bool:
         """Still in the first part of the start, in which what predicts learns all labels as they are."""
-        longest = self._steps(self.config.warm_up_fraction, self.config.warm_up_visits)
+        config = self.config
+        longest = self._steps(config.warm_up_fraction, config.warm_up_visits, config.warm_up_steps)
         return self.starting and not self.has_features and self.training_step - self.start_step < longest
 
-    def _steps(self, fraction: float, visits: float) -> float:
-        """Steps of this share of the training, or of so many patches per case where they are fewer."""
-        return min(fraction * self.total_steps, visits * len(self.case_index) / self.configuration_manager.batch_size)
+    def _steps(self, fraction: float, visits: float, least: float = 0) -> float:
+        """Steps of this share of the training, or of so many visits of every case, but `least`, where they are fewer.
+
+        A visit shows the structure of a case once.
+        """
+        patches = visits * self.patches_per_view * len(self.case_index)
+        return min(fraction * self.total_steps, max(patches / self.configuration_manager.batch_size, least))
 
     @property
     def left_out(self) -> list[str] | None:
@@ -442,8 +452,10 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         doubted = doubted_cases(agreement.history, agreement.trusted).float().to(self.device)
         doubted = self.collective.first(doubted) > 0  # rounding may differ between ranks
         self.doubted = [case for case, is_doubted in zip(self.case_index, doubted.tolist(), strict=True) if is_doubted]
-        # With nobody doubted, going on with labels "as they are" would only give up the protection.
-        if self.config.memorised_share > 0 and self.doubted and watch.has_begun():
+        # With nobody doubted, or where the labels left would be wrong the same way, going on with labels "as they are"
+        # would only give up the protection.
+        mixed = float(self.weighting.bias) < self.config.most_one_sided
+        if self.config.memorised_share > 0 and self.doubted and mixed and watch.has_begun():
             self._go_back()
         elif self.config.skip_doubted:
             self.taught = taught_cases(doubted, agreement.trusted, self.weighting.bias)

@@ -10,7 +10,10 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 FILE_NAME = "trusted_cases.json"
+LOOKED_AT = 50  # cases, for the size of structures
 
 
 class TrustedCasesError(ValueError):
@@ -131,6 +134,30 @@ def empty_cases(labels: dict, cases: Iterable[str], locations: Callable[[str], d
     """
     names = _foreground(labels)
     return [case for case in cases if len(_not_found(names, [case], locations)) == len(names)]
+
+
+def patches_per_view(
+    labels: dict, cases: Sequence[str], locations: Callable[[str], dict], patch_size: Sequence[int]
+) -> float:
+    """Patches that show the structure of a case once: the median over the cases, at least 1.
+
+    As many as it takes to cover the box around all classes. One where a patch holds the whole structure; of 2d patches
+    of a volume as many as it has slices with structure.
+
+    Args:
+        labels, locations: as for `absent_classes`. cases: identifiers; evenly spaced ones of many are looked at.
+        patch_size: of 2 or 3 axes, as in the plans.
+    """
+    values = _foreground(labels)
+    counts = []
+    for case in cases[:: max(1, len(cases) // LOOKED_AT)]:
+        found = [voxels for key, voxels in locations(case).items() if _values(key) in values and len(voxels)]
+        if found:
+            voxels = np.concatenate(found)[:, 1:]  # the first column is the channel
+            extent = np.ptp(voxels, axis=0) + 1
+            patch = [1] * (len(extent) - len(patch_size)) + list(patch_size)
+            counts.append(float(np.maximum(extent / patch, 1).prod()))
+    return float(np.median(counts)) if counts else 1.0
 
 
 def foreground_heads(names: Sequence[str], labels: dict, heads: Sequence[int | Sequence[int]]) -> list[bool]:

@@ -64,10 +64,46 @@ def test_what_is_not_known_changes_nothing():
 
 
 def test_state_goes_on_where_it_stopped():
-    whole, first = watched([0.3] * 6 + [0.2] * 3), watched([0.3] * 6)
+    values = [0.3, 0.4, 0.2] * 10
+    whole, first = watched(values + [0.2] * 3), watched(values)
     second = watched([])
     second.load_state_dict(first.state_dict())
     for _ in range(3):
         second.update(torch.tensor([0.2, 0.2]))
-    assert torch.equal(second.mean, whole.mean) and torch.equal(second.highest, whole.highest)
-    assert first.updates == 6  # the state was copied
+    for name, value in whole.state_dict().items():
+        assert torch.equal(second.state_dict()[name], value)
+    assert first.updates == 30 and whole.squares.all()  # the state was copied
+
+
+def noisy_excess(steps: int, level: float = 0.3, seed: int = 0) -> list[float]:
+    """Correlated over about ten updates, as an excess that is a mean of what cases had on their last visits."""
+    noise, values = torch.randn(steps, generator=torch.Generator().manual_seed(seed)), [0.0]
+    for shock in noise.tolist():
+        values.append(0.9 * values[-1] + 0.01 * shock)
+    return [level + value for value in values[1:]]
+
+
+def test_a_long_training_does_not_begin_by_chance():
+    watch, fallen = MemorisationWatch(horizon=20, share=0.85), 0
+    for i, value in enumerate(noisy_excess(3000, seed=5)):
+        watch.update(torch.tensor([value, value]))
+        if i % 5 == 0:
+            fallen += bool((watch.mean < watch.shares * watch.highest).all())
+            assert not watch.has_begun()
+    assert fallen > 0  # the share of the highest alone would not do
+    for value in noisy_excess(100, level=0.05):
+        watch.update(torch.tensor([value, value]))
+    assert watch.has_begun()
+
+
+def test_spread_is_that_of_the_means():
+    watch, means = MemorisationWatch(horizon=20, share=0.85), []
+    for value in noisy_excess(8000):
+        watch.update(torch.tensor([value, value]))
+        means.append(watch.mean[0])
+    assert float(watch.spread()[0]) == pytest.approx(float(torch.stack(means[100:]).std()), rel=0.2)
+
+
+def test_a_steady_fall_is_no_chance():
+    watch = watched([0.5 - 0.005 * i for i in range(60)])
+    assert float(watch.spread()[0]) < 0.01 and watch.has_begun()

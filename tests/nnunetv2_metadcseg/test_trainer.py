@@ -205,6 +205,10 @@ class TestSteps:
         trainer.grad_scaler = object()  # half precision
         assert trainer._teacher_opinion(torch.zeros(2), student, 2).tolist() == [0.5, 0.75]
 
+    @staticmethod
+    def errors_go_one_way(monkeypatch, trainer, degree: float) -> None:
+        monkeypatch.setattr(type(trainer.weighting), "bias", torch.tensor(degree))
+
     def test_goes_back_when_wrong_labels_are_known_by_heart(self, make, monkeypatch, capsys):
         trainer = start(make())
         steps(trainer, 2)
@@ -216,6 +220,10 @@ class TestSteps:
         history = trainer.weighting.agreement.history
         history[:] = 1.0
         history[trainer.case_index[doubted[0]], 0] = 20.0
+        self.errors_go_one_way(monkeypatch, trainer, 0.6)
+        trainer.on_train_epoch_start()
+        assert trainer.doubted == doubted and trainer.left_out is None  # the labels left would be wrong the same way
+        self.errors_go_one_way(monkeypatch, trainer, 0.4)
         trainer.on_train_epoch_start()
         assert trainer.left_out == doubted and doubted[0] not in trainer.train_loader.given
         assert f"Left out: {doubted[0]}." in capsys.readouterr().out
@@ -340,7 +348,7 @@ class TestStart:
 
     def test_long_trainings_count_visits_of_the_cases(self, make):
         class Soon(nnUNetTrainerMetaDCSeg):
-            config = replace(nnUNetTrainerMetaDCSeg.config, start_visits=(4, 6), memorisation_visits=8)
+            config = replace(nnUNetTrainerMetaDCSeg.config, start_visits=(4, 6), start_steps=0, memorisation_visits=8)
 
         trainer = start(make(batch_size=4), Soon, epochs=10, iterations=100)
         assert len(trainer.case_index) == 5

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from nnunetv2_metadcseg.trusted_cases import (
@@ -9,6 +10,7 @@ from nnunetv2_metadcseg.trusted_cases import (
     absent_classes,
     declared_cases,
     empty_cases,
+    patches_per_view,
     read_trusted_cases,
     trusted_in_training,
     trusted_training_cases,
@@ -145,3 +147,41 @@ class TestTrustedInTraining:
     @pytest.mark.parametrize("state", [{}, {"self_trusted": {"chosen": []}, "trusted": None}])
     def test_declared_otherwise(self, state):
         assert trusted_in_training({"state": state}, ["a"]) == ["a"]
+
+
+class TestPatchesPerView:
+    LABELS = {"background": 0, "a": 1, "b": 2, "ignore": 3}
+
+    @staticmethod
+    def locations(case: str) -> dict:
+        """Structure of 1 to `case` slices of 20 rows and 10 columns, by its corners, and all that is annotated."""
+        corners = np.array([[0, 5, 30, 7], [0, 4 + int(case), 49, 16]])
+        return {1: corners[:1], 2: corners[1:], (-1, 0, 1, 2): np.array([[0, 0, 0, 0], [0, 99, 99, 99]])}
+
+    @pytest.mark.parametrize(
+        ("patch", "expected"),
+        [
+            ((32, 32, 32), 1),  # it holds the structure
+            ((4, 10, 32), 2.5 * 2),
+            ((32, 32), 10),  # of a 2d configuration: one slice each
+        ],
+    )
+    def test_covers_the_structure_once(self, patch, expected):
+        assert patches_per_view(self.LABELS, ["10"], self.locations, patch) == pytest.approx(expected)
+
+    def test_median_of_the_cases_with_structure(self):
+        def locations(case: str) -> dict:
+            return self.locations(case) if int(case) else {1: np.zeros((0, 4)), 2: []}
+
+        assert patches_per_view(self.LABELS, ["0", "2", "4", "9"], locations, (64, 64)) == 4
+        assert patches_per_view(self.LABELS, ["0"], locations, (64, 64)) == 1
+
+    def test_looks_at_some_of_many(self):
+        asked = []
+
+        def locations(case: str) -> dict:
+            asked.append(case)
+            return self.locations(case)
+
+        assert patches_per_view(self.LABELS, [str(i + 1) for i in range(500)], locations, (64, 64)) > 100
+        assert len(asked) == 50 and int(asked[-1]) > 450
