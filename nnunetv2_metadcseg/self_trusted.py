@@ -30,12 +30,13 @@ FILE_NAME = "self_trusted_cases.json"
 class SelfTrustedConfig(MetaDCSegConfig):
     """Settings of nnUNetTrainerMetaDCSegSelfTrusted: those of MetaDCSeg, and how the trusted cases are chosen."""
 
-    # The choice is made after the first of these shares of the training, but no earlier and no later than when every
-    # case was visited so often on average (or, as few cases soon are, after so many steps), and within the second share
-    # in any case: early enough that no label is learned by heart, late enough that the predictions mean something.
-    early_visits: tuple[float, float] = (5.0, 20.0)
+    # The choice is made after the first of these shares of the training, but no later than after so many visits of
+    # every case (or, as few cases are soon visited, so many steps): no label is learned by heart by then. But in any
+    # case after so many patches per case, within the second share: the predictions mean something by then.
     early_fractions: tuple[float, float] = (0.1, 0.3)
-    early_least: int = 1000
+    early_visits: float = 20
+    early_steps: int = 1000
+    early_patches: float = 5
     # Visits of that share of the early phase weigh most: predictions of the first steps say nothing.
     score_memory: float = 0.3
     # Share of the fold's cases to trust, and their least number.
@@ -93,9 +94,9 @@ class nnUNetTrainerMetaDCSegSelfTrusted(nnUNetTrainerMetaDCSeg):
     @property
     def early_steps(self) -> int:
         """Steps before the choice, at least one."""
-        (share, most), (few, many) = self.config.early_fractions, self.config.early_visits
-        latest = self._steps(share, many, self.config.early_least)
-        return max(1, round(max(latest, self._steps(most, few))))
+        config, (share, most) = self.config, self.config.early_fractions
+        soon = self._steps(share, config.early_visits, config.early_steps)
+        return max(1, round(max(soon, self._steps(most, config.early_patches / self.patches_per_view))))
 
     def _announce(self) -> None:
         patches = self.early_steps * self.configuration_manager.batch_size / len(self.case_index)

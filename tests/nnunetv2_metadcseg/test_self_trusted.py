@@ -120,13 +120,18 @@ class TestTraining:
             ((4, 9), (0, 0.25), 3),
             ((4, 9), (0.9, 1), 11),
             ((4, 5), (0.9, 1), 9),
+            ((4, 4), (0.9, 1), 8),  # few cases: steps at least
             ((0, 9), (0, 0), 1),
         ],
     )
-    def test_length_of_the_early_phase(self, make, visits, fractions, expected):
+    def test_length_of_the_early_phase(self, make, monkeypatch, visits, fractions, expected):
         class Length(Early):
-            config = replace(Early.config, early_visits=visits, early_fractions=fractions)
+            few, many = visits
+            config = replace(
+                Early.config, early_patches=few, early_visits=many / 2, early_steps=8, early_fractions=fractions
+            )
 
+        monkeypatch.setattr("nnunetv2_metadcseg.trainer.patches_per_view", lambda *arguments: 2)
         # 7 training cases, 4 patches per batch, 12 steps.
         assert start(make(), Length, **SETTINGS).early_steps == expected
 
@@ -251,7 +256,7 @@ class TestAbsentClasses:
     def test_their_heads_are_known(self, make, kind, label, heads):
         dataset = make(kind=kind)
         dataset.set_trusted(["case_0", "case_1"])
-        self.remove(dataset, label, ["case_0", "case_1"])
+        self.remove(dataset, label, ["case_0", "case_1"] if label else [])
         trainer = start(dataset, nnUNetTrainerMetaDCSeg)
         absent = trainer.weighting.known_classes.absent
         assert (absent if heads is None else absent.tolist()) == heads

@@ -27,6 +27,7 @@ from nnunetv2_metadcseg.variants import (
     nnUNetTrainerMetaDCSegMeanTeacher,
     nnUNetTrainerMetaDCSegNetworkInfluence,
 )
+from nnunetv2_metadcseg.weighting import LabelWeighting
 from tests.nnunetv2_metadcseg import tiny_dataset
 from tests.nnunetv2_metadcseg.tiny_dataset import TinyDataset
 
@@ -89,6 +90,10 @@ def make(tmp_path, monkeypatch):
     return lambda **settings: tiny_dataset.make(tmp_path, **settings)
 
 
+def errors_go_one_way(monkeypatch, degree: float) -> None:
+    monkeypatch.setattr(LabelWeighting, "bias", torch.tensor(degree))
+
+
 @pytest.fixture
 def known_by_heart(monkeypatch):
     """As soon as the excess has been measured once; the first given label is doubted."""
@@ -97,6 +102,7 @@ def known_by_heart(monkeypatch):
         return torch.arange(len(trusted)) == int(trusted.int().argmin())
 
     monkeypatch.setattr(MemorisationWatch, "has_begun", lambda self: self.updates > 0)
+    errors_go_one_way(monkeypatch, 0.4)
     monkeypatch.setattr("nnunetv2_metadcseg.trainer.doubted_cases", first)
 
 
@@ -205,10 +211,6 @@ class TestSteps:
         trainer.grad_scaler = object()  # half precision
         assert trainer._teacher_opinion(torch.zeros(2), student, 2).tolist() == [0.5, 0.75]
 
-    @staticmethod
-    def errors_go_one_way(monkeypatch, trainer, degree: float) -> None:
-        monkeypatch.setattr(type(trainer.weighting), "bias", torch.tensor(degree))
-
     def test_goes_back_when_wrong_labels_are_known_by_heart(self, make, monkeypatch, capsys):
         trainer = start(make())
         steps(trainer, 2)
@@ -220,10 +222,10 @@ class TestSteps:
         history = trainer.weighting.agreement.history
         history[:] = 1.0
         history[trainer.case_index[doubted[0]], 0] = 20.0
-        self.errors_go_one_way(monkeypatch, trainer, 0.6)
+        errors_go_one_way(monkeypatch, 0.6)
         trainer.on_train_epoch_start()
         assert trainer.doubted == doubted and trainer.left_out is None  # the labels left would be wrong the same way
-        self.errors_go_one_way(monkeypatch, trainer, 0.4)
+        errors_go_one_way(monkeypatch, 0.4)
         trainer.on_train_epoch_start()
         assert trainer.left_out == doubted and doubted[0] not in trainer.train_loader.given
         assert f"Left out: {doubted[0]}." in capsys.readouterr().out
@@ -310,6 +312,7 @@ class TestSteps:
         history = trainer.weighting.agreement.history
         history[:] = 1.0
         history[~trainer.weighting.agreement.trusted, 0] = 20.0
+        errors_go_one_way(monkeypatch, 0.4)
         trainer.on_train_epoch_start()
         assert trainer.train_loader.given == [] and trainer.train_loader.trusted_share == 1
         assert {batch["num_given"] for batch in steps(trainer, 2)} == {0}
@@ -346,10 +349,17 @@ class TestStart:
         trainer = start(make(), Learned, epochs=1, iterations=10)
         assert self.starting(trainer, 4) == [True] * 2 + [False] * 2
 
-    def test_long_trainings_count_visits_of_the_cases(self, make):
+    def test_long_trainings_count_visits_of_the_cases(self, make, monkeypatch):
         class Soon(nnUNetTrainerMetaDCSeg):
-            config = replace(nnUNetTrainerMetaDCSeg.config, start_visits=(4, 6), start_steps=0, memorisation_visits=8)
+            config = replace(
+                nnUNetTrainerMetaDCSeg.config,
+                start_visits=(2, 3),
+                start_steps=0,
+                warm_up_steps=0,
+                memorisation_visits=4,
+            )
 
+        monkeypatch.setattr("nnunetv2_metadcseg.trainer.patches_per_view", lambda *arguments: 2)
         trainer = start(make(batch_size=4), Soon, epochs=10, iterations=100)
         assert len(trainer.case_index) == 5
         assert trainer.weighting.memorisation.horizon == 10  # not 10 % of 1000 steps
@@ -357,6 +367,20 @@ class TestStart:
         assert self.starting(trainer, 6) == [True] * 5 + [False]  # not 5 %
         trainer.start_dice = -1.0
         assert self.starting(trainer, 4) == [True] * 2 + [False] * 2  # not 60 %
+
+    def test_steps_that_few_cases_take_at_least(self, make):
+        class Soon(nnUNetTrainerMetaDCSeg):
+            config = replace(
+                nnUNetTrainerMetaDCSeg.config, start_visits=(2, 3), start_steps=9, warm_up_visits=1, warm_up_steps=7
+            )
+
+        trainer = start(make(batch_size=4), Soon, epochs=10, iterations=100)
+        trainer.start_dice = -1.0
+        assert self.starting(trainer, 11) == [True] * 9 + [False] * 2
+        trainer.training_step = 6
+        assert trainer.warming_up
+        trainer.training_step = 7
+        assert trainer.starting and not trainer.warming_up
 
     def test_neither_absent_classes_nor_empty_patches_hold_it_up(self, make):
         trainer = start(make())
