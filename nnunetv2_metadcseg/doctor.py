@@ -139,7 +139,7 @@ def check_numbers(environment: Mapping[str, str]) -> Iterator[Finding]:
     """nnU-Net ends with an error where one of these is set, but no whole number."""
     for variable in NUMBER_VARIABLES:
         value = environment.get(variable)
-        if value is not None and not value.strip().isdecimal():
+        if value is not None and not _is_number(value):
             yield Finding("missing", f"{variable}={value} is not a whole number", f"unset {variable}")
 
 
@@ -218,10 +218,14 @@ def check_cpu_variables(environment: Mapping[str, str], cores: int) -> Iterator[
     else:
         yield Finding("ok", f"nnUNet_compile={environment.get('nnUNet_compile', '')}")
     processes = environment.get("nnUNet_def_n_proc", "8")
-    if processes.isdecimal() and int(processes) > cores:
+    if _is_number(processes) and int(processes) > cores:
         text = f"nnUNet_def_n_proc is {processes}: more helper processes than cores"
         yield Finding("hint", text, f"export nnUNet_def_n_proc={cores}")
-    else:
+    elif _is_number(processes):  # else check_numbers has said so
         yield Finding("ok", f"nnUNet_def_n_proc={processes}")
     # With -device cpu nnU-Net sets torch's threads itself; only its helper processes follow the variable.
     yield Finding("ok", f"OMP_NUM_THREADS={environment.get('OMP_NUM_THREADS', '')} (-device cpu takes all cores)")
+
+
+def _is_number(value: str) -> bool:
+    return value.strip().isdecimal()

@@ -77,6 +77,8 @@ def test_numbers_that_are_none(environment):
     assert list(doctor.check_numbers(environment)) == [] and list(doctor.check_numbers({})) == []
     findings = list(doctor.check_numbers({"nnUNet_def_n_proc": "two", "nnUNet_n_proc_DA": ""}))
     assert [f.mend for f in findings] == ["unset nnUNet_def_n_proc", "unset nnUNet_n_proc_DA"]
+    on_cpu = doctor.check_cpu_variables({"nnUNet_def_n_proc": "two"}, cores=2)
+    assert not [f.text for f in on_cpu if "nnUNet_def_n_proc" in f.text]  # not missing and ok at once
 
 
 def test_read_only_results(environment, monkeypatch):
