@@ -20,8 +20,8 @@ class MetaDCSegConfig:
     # At the start what predicts learns trusted patches only: the given labels would teach their bias. The start lasts
     # until the Dice on them reaches `start_dice`, but no less and no more than these shares of the training, or than so
     # many visits of every case where that is shorter: labels are learned by heart by being seen often, however long the
-    # training. A visit shows the structure of a case once (trusted_cases.patches_per_view). Few cases are visited often
-    # before a network knows anything, so visits end the start after `start_steps` at the earliest.
+    # training. A visit shows the structure of a case once (class_locations.patches_per_view). Few cases are visited
+    # often before a network knows anything, so visits end the start after `start_steps` at the earliest.
     start_fractions: tuple[float, float] = (0.05, 0.6)
     start_visits: tuple[float, float] = (20, 60)
     start_steps: int = 1500

@@ -12,6 +12,7 @@ from nnunetv2.paths import nnUNet_raw
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from torch import Tensor, nn
 
+from nnunetv2_metadcseg.class_locations import foreground_heads, patches_per_view
 from nnunetv2_metadcseg.collective import Collective
 from nnunetv2_metadcseg.config import MetaDCSegConfig
 from nnunetv2_metadcseg.data_loading import ExtraSegChannels
@@ -25,7 +26,6 @@ from nnunetv2_metadcseg.opinion import OpinionNetwork, mix_layers, mixed_opinion
 from nnunetv2_metadcseg.patches import Patches
 from nnunetv2_metadcseg.teacher import MeanTeacher
 from nnunetv2_metadcseg.trust_maps import PreprocessedTrustMaps, find_trust_maps, to_trust
-from nnunetv2_metadcseg.trusted_cases import foreground_heads, patches_per_view
 from nnunetv2_metadcseg.trusted_trainer import TrustedBatchTrainer, full_resolution
 from nnunetv2_metadcseg.weighting import LabelWeighting
 

@@ -28,13 +28,14 @@ from torch import Tensor, autocast
 from nnunetv2_metadcseg import __version__
 from nnunetv2_metadcseg.agreement import probabilities_of
 from nnunetv2_metadcseg.channels_last_norm import use_channels_last_norm
+from nnunetv2_metadcseg.class_locations import absent_classes, empty_cases
 from nnunetv2_metadcseg.config import MetaDCSegConfig
 from nnunetv2_metadcseg.data_loading import StratifiedDataLoader
 from nnunetv2_metadcseg.feature_tap import unwrap
 from nnunetv2_metadcseg.fusion import Fuse, fuse_like
 from nnunetv2_metadcseg.losses import WeightedDiceCELoss
 from nnunetv2_metadcseg.targets import LabelEncoder
-from nnunetv2_metadcseg.trusted_cases import absent_classes, empty_cases, read_trusted_cases, trusted_training_cases
+from nnunetv2_metadcseg.trusted_cases import read_trusted_cases, trusted_training_cases
 
 
 class TrustedBatchTrainer(nnUNetTrainer):
