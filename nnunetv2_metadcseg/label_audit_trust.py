@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import filecmp
 import itertools
 import json
 import os
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_metadcseg.label_audit_predict import AuditError, read_json
+from nnunetv2_metadcseg.preprocessed_labels import outdated_labels
 from nnunetv2_metadcseg.trusted_cases import FILE_NAME
 
 TO_CHECK = "to_check.json"
@@ -188,40 +188,14 @@ def check_preprocessed_labels(
 ) -> None:
     """Raises AuditError where a raw label was corrected, but training would still read the label from before.
 
-    nnU-Net copies labels to gt_segmentations, with their dates and only where newer than the copy, whichever
-    configuration is preprocessed. So what was made of a label by a configuration must be newer than that copy.
-
-    Args:
-        raw: the data set's folder in nnUNet_raw; labels that are not there are not compared.
-        identifier: folder of the audited configuration's preprocessed cases; None: dates are not compared.
+    Args: as of `outdated_labels`.
     """
-    listed = listed_labels(raw)
-    for case in cases:
-        label = raw / os.path.expandvars(listed.get(case, f"labelsTr/{case}{ending}"))  # as nnU-Net does
-        if not label.is_file():
-            continue
-        copy = preprocessed / "gt_segmentations" / f"{case}{ending}"
-        if not filecmp.cmp(label, copy, False):
-            raise AuditError(
-                f"The label {label} is not the one that was preprocessed, so training would not see it; remove {copy} "
-                f"(nnU-Net keeps it where the new label bears an older date), run nnUNetv2_preprocess for "
-                f"{preprocessed.name}, then confirm again."
-            )
-        made = preprocessed / (identifier or "") / f"{case}.pkl"
-        if identifier and made.is_file() and made.stat().st_mtime < copy.stat().st_mtime:
-            raise AuditError(
-                f"The label {label} is newer than what {identifier} in {preprocessed} holds of it, so training would "
-                "not see it; run nnUNetv2_preprocess for that configuration (-c), then confirm again."
-            )
-
-
-def listed_labels(raw: Path) -> dict[str, str]:
-    """{case: label file} as dataset.json of the raw data set lists them; it lists none where all are in labelsTr."""
     file = raw / "dataset.json"
     content = read_json(file) if file.is_file() else {}
-    listed = content.get("dataset") if isinstance(content, dict) else None
-    entries = listed.items() if isinstance(listed, dict) else ()
-    return {case: entry["label"] for case, entry in entries if isinstance(entry, dict) and "label" in entry}
+    content = content if isinstance(content, dict) else {}
+    outdated = outdated_labels(cases, preprocessed, raw, content, ending, identifier)
+    for what in outdated.values():
+        raise AuditError(f"{what}, then confirm again.")
 
 
 def write_json(file: Path, content: Any) -> None:

@@ -5,17 +5,20 @@ It only wires nnU-Net's hooks; a subclass says in `training_targets` what the gi
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import random
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import torch
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from batchgenerators.utilities.file_and_folder_operations import join, load_pickle
+from nnunetv2.paths import nnUNet_raw
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
@@ -34,6 +37,7 @@ from nnunetv2_metadcseg.data_loading import StratifiedDataLoader
 from nnunetv2_metadcseg.feature_tap import unwrap
 from nnunetv2_metadcseg.fusion import Fuse, fuse_like
 from nnunetv2_metadcseg.losses import WeightedDiceCELoss
+from nnunetv2_metadcseg.preprocessed_labels import outdated_labels
 from nnunetv2_metadcseg.targets import LabelEncoder
 from nnunetv2_metadcseg.trusted_cases import read_trusted_cases, trusted_training_cases
 
@@ -95,6 +99,17 @@ class TrustedBatchTrainer(nnUNetTrainer):
         declared = read_trusted_cases(self.preprocessed_dataset_folder_base, self.dataset_json)
         return trusted_training_cases(declared, training, known)
 
+    def _warn_of_outdated_labels(self, trusted: list[str]) -> None:
+        """Trusted labels were looked at, and perhaps corrected, after they had been preprocessed."""
+        if not nnUNet_raw.is_set():
+            return
+        folders = Path(self.preprocessed_dataset_folder_base), Path(join(nnUNet_raw, self.plans_manager.dataset_name))
+        with contextlib.suppress(OSError):  # only help, not worth a training
+            # Without dates: those of a preprocessed folder that was copied may tell nothing.
+            outdated = outdated_labels(trusted, *folders, self.dataset_json, self.dataset_json["file_ending"])
+            for what in outdated.values():
+                self.print_to_log_file(f"WARNING: {what}, then train anew.")
+
     def find_absent_classes(self, trusted: list[str], training: list[str]) -> list[str]:
         """Classes or regions that no trusted case holds, said in the log, too: nothing can vouch for their labels."""
 
@@ -129,6 +144,7 @@ class TrustedBatchTrainer(nnUNetTrainer):
         trusted = self.trusted_cases(dataset.identifiers)
         if trusted:
             self.print_to_log_file(f"{len(trusted)} trusted cases in this fold: {', '.join(trusted)}")
+            self._warn_of_outdated_labels(trusted)
             self.absent_classes = self.find_absent_classes(trusted, dataset.identifiers)
         return StratifiedDataLoader(
             dataset,
