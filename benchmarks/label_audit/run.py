@@ -1,6 +1,6 @@
 """Evidence for the label audit: does it find corrupted cases and wrong voxels, and better than simple rivals?
 
-    python benchmarks/label_audit/run.py                       all of it
+    python benchmarks/label_audit/run.py                       mixed errors, seed 0
     python benchmarks/label_audit/run.py --dataset nuclei --label-dice 0.8 --seed 0
 
 Every finished step is kept in the working folder, so a stopped run goes on. Results: results/label_audit.csv (the
