@@ -74,7 +74,7 @@ class CenterDistance:
         """Weighted sums of unit features, and their weights: (R, C + 1); add over DDP ranks before `update`.
 
         Zero for a region to which no voxel belongs by LEAST_MEMBERSHIP: probabilities are never zero, so a class that
-        the patches lack would else drift to the features of what they hold.
+        the patches lack would else drift to the features of what they hold. Zero, too, where they are not finite.
 
         Args:
             features: (B, C, *S). weights: (B, R, *S). valid: (B, 1, *S), zero where ignored.
@@ -84,8 +84,10 @@ class CenterDistance:
         # Not bmm: on CUDA it is thought not to divide so long a sum over the processors, as the matrix product does.
         products = (w @ h.T for w, h in zip(weights / length(features), features, strict=True))
         total = sum(products, weights.new_zeros(weights.shape[1], features.shape[1]))
-        held = weights.amax((0, 2)) >= LEAST_MEMBERSHIP
-        return torch.cat([total, weights.sum((0, 2))[:, None]], 1) * held[:, None]
+        sums = torch.cat([total, weights.sum((0, 2))[:, None]], 1)
+        # Chosen, not multiplied: half precision may overflow, and one voxel that is no number would stay for good.
+        held = (weights.amax((0, 2)) >= LEAST_MEMBERSHIP) & sums.isfinite().all(1)
+        return torch.where(held[:, None], sums, 0.0)
 
     def update(self, sums: Tensor) -> None:
         """Move the centers towards the batch's means; a region with no voxel in the batch keeps its old center."""

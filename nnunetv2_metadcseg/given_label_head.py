@@ -87,7 +87,7 @@ class LabelBias:
     patches, where the layer that predicts is right, is the error that the given labels have in common.
 
     Args:
-        momentum: share of the old counts kept per update. device: of the counts.
+        momentum: share of the old counts kept per update with a trusted patch. device: of the counts.
         collective: reductions over DDP ranks.
     """
 
@@ -115,7 +115,8 @@ class LabelBias:
         right = predicted == label
         counts = self.collective.sum(torch.stack([_errors(m, label, right) for m in (decided, said)]))
         old = torch.zeros_like(counts) if self.counts is None else self.counts
-        self.set_counts(self.momentum * old + (1 - self.momentum) * counts)
+        keep = torch.where(counts.sum() > 0, self.momentum, 1.0)  # batches without a trusted patch tell nothing
+        self.set_counts(keep * old + (1 - self.momentum) * counts)
 
     def set_counts(self, counts: Tensor | None) -> None:
         """Replace the counts, by decisions and by probabilities; None: nothing is known.

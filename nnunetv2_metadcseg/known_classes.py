@@ -17,6 +17,7 @@ from torch import Tensor
 from nnunetv2_metadcseg.collective import Collective
 
 FOUND = 0.5  # recall on trusted patches from which on a class counts as known
+LEAST_LEFT = 1e-3  # voxels of a class's label, to which steps without it may wear away the counts
 
 
 class KnownClasses:
@@ -41,7 +42,9 @@ class KnownClasses:
         counts = torch.stack([m.transpose(0, 1).flatten(1).sum(1) for m in (predicted * label, label)], 1)
         counts = self.collective.sum(counts)
         old = torch.zeros_like(counts) if self.counts is None else self.counts
-        self.counts = self.momentum * old + (1 - self.momentum) * counts
+        # Many steps may pass without a rare class. They tell nothing of it, so what little is left of it stays.
+        keep = torch.where((counts[:, 1:] > 0) | (old[:, 1:] > LEAST_LEFT), self.momentum, 1.0)
+        self.counts = keep * old + (1 - self.momentum) * counts
 
     def __call__(self) -> Tensor | None:
         """How far each class is known, (K,) in [0, 1]: recall / FOUND, 0 where no trusted patch has held it.

@@ -19,7 +19,8 @@ def keep_compiled_graphs() -> None:
     A compiled backward pass that first ran without keeping its graph (as at the start of the training) refuses to
     keep it later, unless this is called before it is compiled.
     """
-    torch._functorch.config.donated_buffer = False
+    if hasattr(torch._functorch.config, "donated_buffer"):  # since torch 2.5
+        torch._functorch.config.donated_buffer = False
 
 
 class NetworkGain:

@@ -455,7 +455,9 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         # With nobody doubted, or where the labels left would be wrong the same way, going on with labels "as they are"
         # would only give up the protection.
         mixed = float(self.weighting.bias) < self.config.most_one_sided
-        if self.config.memorised_share > 0 and self.doubted and mixed and watch.has_begun():
+        begun = torch.tensor(float(mixed and watch.has_begun()), device=self.device)
+        begun = bool(self.collective.first(begun))  # one rank alone must not go back
+        if self.config.memorised_share > 0 and self.doubted and begun:
             self._go_back()
         elif self.config.skip_doubted:
             self.taught = taught_cases(doubted, agreement.trusted, self.weighting.bias)

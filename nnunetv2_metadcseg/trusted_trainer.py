@@ -55,6 +55,16 @@ class TrustedBatchTrainer(nnUNetTrainer):
     # ---- set-up -------------------------------------------------------------------------------------------------
 
     def initialize(self) -> None:
+        """As in nnU-Net.
+
+        Raises:
+            ValueError: mixed with a trainer that has a loss of its own.
+        """
+        if type(self)._build_loss is not nnUNetTrainer._build_loss:
+            raise ValueError(
+                f"{type(self).__name__} defines a loss (_build_loss), but the trainers of this package need their own, "
+                "Dice and cross entropy weighted by voxels; leave out the base class or method that defines it."
+            )
         super().initialize()
         if self.device.type == "cpu":
             # A quarter off the step of a small 3D network (docs/cost.md); on CUDA nnU-Net's own choice is kept.
@@ -291,7 +301,8 @@ class TrustedBatchTrainer(nnUNetTrainer):
     def save_checkpoint(self, filename: str) -> None:
         """nnU-Net's checkpoint, named after nnU-Net's own class so that it predicts without this package.
 
-        The architecture is nnU-Net's, so any stock nnU-Net can load the weights. Our state and provenance lie under
+        The architecture is nnU-Net's, but for subclasses that build their own, so any stock nnU-Net can load the
+        weights. Our state and provenance lie under
         the key `metadcseg`.
         """
         if self.local_rank != 0 or self.disable_checkpointing:
@@ -349,8 +360,10 @@ def first_output(outputs: Tensor | list[Tensor]) -> Tensor:
 
 
 def stock_class_name(trainer: type) -> str:
-    """Name of the nearest base class that nnU-Net itself ships."""
-    return next(base.__name__ for base in trainer.__mro__ if base.__module__.startswith("nnunetv2."))
+    """Name of the nearest base class that nnU-Net itself ships and that builds the same network; else its own name."""
+    build = trainer.build_network_architecture
+    stock = (base for base in trainer.__mro__ if base.__module__.startswith("nnunetv2."))
+    return next((base.__name__ for base in stock if base.build_network_architecture is build), trainer.__name__)
 
 
 def random_state() -> dict:

@@ -79,6 +79,10 @@ class TestCenters:
         before = dcd.centers
         dcd.update(dcd.sums(torch.full_like(features, torch.nan), weights, torch.zeros_like(valid)))
         assert torch.equal(dcd.centers, before)
+        # Of two ranks one has such features, the other brings the voxels.
+        broken = dcd.sums(torch.full_like(features, torch.nan), weights, torch.zeros_like(valid))
+        dcd.update(broken + dcd.sums(features, weights, valid))
+        assert dcd.centers.isfinite().all()
 
     def test_momentum(self):
         centers = CenterDistance(momentum=0.75)

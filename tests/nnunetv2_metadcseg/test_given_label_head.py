@@ -190,6 +190,13 @@ class TestBias:
         update(bias, *(m[:0] for m in maps()))
         assert bias() == 0.0
 
+    def test_batches_without_trusted_patches_change_nothing(self):
+        bias = LabelBias()
+        update(bias, *maps(extra=8))
+        before = bias.counts
+        update(bias, *(m[:0] for m in maps()))
+        assert torch.equal(bias.counts, before)
+
     def test_forgets(self):
         bias = LabelBias(momentum=0.5)
         update(bias, *maps(extra=8))

@@ -32,6 +32,18 @@ def test_patches_without_a_class_do_not_change_what_is_known_of_it():
     assert known()[1] > before[1]
 
 
+def test_a_class_is_known_however_long_it_has_not_been_seen():
+    known = KnownClasses()
+    for _ in range(200):
+        known.update(maps(8, 2), maps(8, 8))
+    before = known()
+    for _ in range(5000):
+        known.update(maps(8, 0), maps(8, 0))
+    torch.testing.assert_close(known(), before)
+    known.update(maps(8, 8), maps(8, 8))  # and soon known anew
+    assert known()[1] > 0.99
+
+
 class TestAbsentClasses:
     """Those that no trusted case holds: here the second of two, or of two regions."""
 

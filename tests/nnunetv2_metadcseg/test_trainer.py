@@ -13,6 +13,7 @@ import torch
 import torch._functorch.config
 from nnunetv2.training.logging.nnunet_logger import MetaLogger
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.training.nnUNetTrainer.variants.loss.nnUNetTrainerCELoss import nnUNetTrainerCELoss
 from torch._dynamo import OptimizedModule
 
 from nnunetv2_metadcseg.collective import Collective
@@ -786,6 +787,23 @@ def full_disk(*_, **__):
 
 def test_stock_class_name():
     assert stock_class_name(nnUNetTrainerMetaDCSeg_1epoch) == "nnUNetTrainer"
+
+
+def test_a_network_of_the_users_own_is_built_by_his_own_class():
+    class Own(nnUNetTrainerMetaDCSeg):
+        @staticmethod
+        def build_network_architecture(*args, **kwargs):
+            return nnUNetTrainerMetaDCSeg.build_network_architecture(*args, **kwargs)
+
+    assert stock_class_name(Own) == "Own"
+
+
+def test_another_loss_is_refused(make):
+    class OtherLoss(nnUNetTrainerMetaDCSeg, nnUNetTrainerCELoss):
+        pass
+
+    with pytest.raises(ValueError, match="OtherLoss defines a loss"):
+        make().trainer(OtherLoss).initialize()
 
 
 class TestWholeRun:
