@@ -74,11 +74,12 @@ def diagnose(trainer: str, environment: Mapping[str, str]) -> Iterator[Finding]:
     """Yields every finding, the slow ones (a fresh process imports torch and nnU-Net) last."""
     yield from check_versions()
     yield from check_paths(environment)
-    yield from check_numbers(environment)
+    cores = os.cpu_count() or 1
+    yield from check_numbers(environment, cores)
     yield check_trainer_folder(environment)
     probed = probe(trainer, environment)
     yield check_trainer(trainer, probed, environment)
-    yield from check_device(environment, probed, os.cpu_count() or 1)
+    yield from check_device(environment, probed, cores)
 
 
 def check_versions() -> Iterator[Finding]:
@@ -135,12 +136,15 @@ def check_paths(environment: Mapping[str, str]) -> Iterator[Finding]:
             yield Finding("ok", f"{variable}={value}")
 
 
-def check_numbers(environment: Mapping[str, str]) -> Iterator[Finding]:
-    """nnU-Net ends with an error where one of these is set, but no whole number."""
+def check_numbers(environment: Mapping[str, str], cores: int) -> Iterator[Finding]:
+    """nnU-Net ends with an error where one of these is set, but no whole number, or where it shall start no process."""
     for variable in NUMBER_VARIABLES:
         value = environment.get(variable)
         if value is not None and not _is_number(value):
             yield Finding("missing", f"{variable}={value} is not a whole number", f"unset {variable}")
+        elif variable == "nnUNet_def_n_proc" and value is not None and int(value) < 1:
+            text = f"{variable}={value}, expected at least 1: the validation after a whole training would fail"
+            yield Finding("missing", text, f"export {variable}={cores}")
 
 
 def check_trainer_folder(environment: Mapping[str, str]) -> Finding:
@@ -221,7 +225,7 @@ def check_cpu_variables(environment: Mapping[str, str], cores: int) -> Iterator[
     if _is_number(processes) and int(processes) > cores:
         text = f"nnUNet_def_n_proc is {processes}: more helper processes than cores"
         yield Finding("hint", text, f"export nnUNet_def_n_proc={cores}")
-    elif _is_number(processes):  # else check_numbers has said so
+    elif _is_number(processes) and int(processes) > 0:  # else check_numbers has said so
         yield Finding("ok", f"nnUNet_def_n_proc={processes}")
     # With -device cpu nnU-Net sets torch's threads itself; only its helper processes follow the variable.
     yield Finding("ok", f"OMP_NUM_THREADS={environment.get('OMP_NUM_THREADS', '')} (-device cpu takes all cores)")

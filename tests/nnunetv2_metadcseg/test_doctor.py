@@ -74,10 +74,19 @@ def test_tilde_that_nothing_expands(environment):
 
 
 def test_numbers_that_are_none(environment):
-    assert list(doctor.check_numbers(environment)) == [] and list(doctor.check_numbers({})) == []
-    findings = list(doctor.check_numbers({"nnUNet_def_n_proc": "two", "nnUNet_n_proc_DA": ""}))
+    assert list(doctor.check_numbers(environment, cores=2)) == [] and list(doctor.check_numbers({}, cores=2)) == []
+    findings = list(doctor.check_numbers({"nnUNet_def_n_proc": "two", "nnUNet_n_proc_DA": ""}, cores=2))
     assert [f.mend for f in findings] == ["unset nnUNet_def_n_proc", "unset nnUNet_n_proc_DA"]
     on_cpu = doctor.check_cpu_variables({"nnUNet_def_n_proc": "two"}, cores=2)
+    assert not [f.text for f in on_cpu if "nnUNet_def_n_proc" in f.text]  # not missing and ok at once
+
+
+def test_no_helper_process_at_all_is_missing():
+    environment = {"nnUNet_def_n_proc": "0", "nnUNet_n_proc_DA": "0"}  # augmentation in the main process is fine
+    (finding,) = doctor.check_numbers(environment, cores=2)
+    assert finding.status == "missing" and finding.mend == "export nnUNet_def_n_proc=2"
+    assert "nnUNet_def_n_proc=0, expected at least 1" in finding.text
+    on_cpu = doctor.check_cpu_variables(environment, cores=2)
     assert not [f.text for f in on_cpu if "nnUNet_def_n_proc" in f.text]  # not missing and ok at once
 
 
