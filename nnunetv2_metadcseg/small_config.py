@@ -96,7 +96,7 @@ def add_small_configuration(
     Raises ValueError for a broken plans file, an unknown parent, impossible settings, or a name that is taken by other
     settings.
     """
-    plans = _read_plans(plans_file)
+    plans = read_plans(plans_file)
     name = name or f"{parent}_small"
     configuration = small_configuration(plans, parent, features=features, batch_size=batch_size, patch=patch)
     existing = plans["configurations"].get(name)
@@ -112,7 +112,8 @@ def add_small_configuration(
     return name
 
 
-def _read_plans(file: Path) -> dict[str, Any]:
+def read_plans(file: Path) -> dict[str, Any]:
+    """Content of a plans file; raises ValueError where it is none."""
     try:
         plans = json.loads(file.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -140,7 +141,7 @@ def small_configuration(
         raise ValueError(f"Got a batch size of {batch_size}, expected at least 2 (a given-label and a trusted patch)")
     if features < 2:
         raise ValueError(f"Got {features} features, expected at least 2")
-    planned = _resolve(plans, parent)
+    planned = resolve(plans, parent)
     if "architecture" not in planned:
         raise ValueError(
             f"The configuration {parent!r} has no 'architecture' entry, expected the plans format of nnU-Net >= 2.4; "
@@ -173,8 +174,11 @@ def small_configuration(
     }
 
 
-def _resolve(plans: dict[str, Any], name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
-    """A configuration with what it inherits, as nnU-Net's PlansManager resolves it (which needs torch to import)."""
+def resolve(plans: dict[str, Any], name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A configuration with what it inherits, as nnU-Net's PlansManager resolves it (which needs torch to import).
+
+    Raises ValueError for an unknown name, or where configurations inherit in a circle.
+    """
     if name not in plans["configurations"]:
         available = ", ".join(plans["configurations"])
         raise ValueError(f"Unknown configuration {name!r}; the plans file has: {available}")
@@ -185,7 +189,7 @@ def _resolve(plans: dict[str, Any], name: str, seen: tuple[str, ...] = ()) -> di
     configuration = plans["configurations"][name]
     if "inherits_from" not in configuration:
         return configuration
-    return {**_resolve(plans, configuration["inherits_from"], (*seen, name)), **configuration}
+    return {**resolve(plans, configuration["inherits_from"], (*seen, name)), **configuration}
 
 
 def _patch_size(planned: dict[str, Any], features: int, batch_size: int, patch: Sequence[int] | None) -> list[int]:

@@ -11,12 +11,13 @@ import contextlib
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 # In the order of the table; `metadcseg_head_every_4` and the like (any number) may be asked for as well.
 ARMS = ("stock", "stock_channels_last", "mixed", "l2b_unrolled", "metadcseg_head", "metadcseg_network")
+PHANTOM_CONFIGURATION = "3d_fullres"  # measured is its small version
 EXAMPLES = """\
 examples:
   metadcseg benchmark                                                the embedded phantom, a small 3D configuration
@@ -85,7 +86,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `metadcseg benchmark`."""
     parser.epilog, parser.formatter_class = EXAMPLES, argparse.RawDescriptionHelpFormatter
     parser.add_argument("-d", dest="dataset", help="preprocessed data set, id or name (default: a phantom made here)")
-    parser.add_argument("-c", dest="configurations", nargs="+", default=["3d_fullres"], help="(default: 3d_fullres)")
+    parser.add_argument(
+        "-c",
+        dest="configurations",
+        nargs="+",
+        default=[PHANTOM_CONFIGURATION],
+        help=f"configurations (default: {PHANTOM_CONFIGURATION})",
+    )
     parser.add_argument("-p", dest="plans", default="nnUNetPlans", help="plans identifier (default: nnUNetPlans)")
     parser.add_argument("-f", dest="fold", type=int, default=0, help="fold (default: 0)")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), metavar="ARM", help=f"of {', '.join(ARMS)}")
@@ -116,8 +123,8 @@ def run(args: argparse.Namespace) -> int:
         for target in targets:
             results.append(measure(target, args.arms, effort, Path(scratch)))
             print(table(results[-1], effort), flush=True)
-    if args.json:
-        write_json(results, args.json)
+            if args.json:  # after every configuration, so that what is measured stays where a later one fails
+                write_json(results, args.json)
     if args.output:
         write_chart(results, args.output)
     return 0
@@ -131,6 +138,11 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError(f"--arms names an arm twice ({' '.join(args.arms)}); name each arm once.")
     if args.steps < 1 or args.warm_up < 0:
         raise ValueError(f"Got --steps {args.steps} and --warm-up {args.warm_up}, expected at least 1 and at least 0.")
+    if args.dataset is None and set(args.configurations) != {PHANTOM_CONFIGURATION}:
+        raise ValueError(
+            f"Got -c {' '.join(args.configurations)} without a data set, expected {PHANTOM_CONFIGURATION}, the only "
+            "configuration of the phantom; leave out -c, or name a data set with -d."
+        )
     if args.threads is not None and args.threads < 1:
         raise ValueError(f"Got --threads {args.threads}, expected at least 1.")
     if args.output and args.output.suffix.lower() != ".png":
@@ -138,6 +150,26 @@ def check(args: argparse.Namespace) -> None:
     for path in (args.json, args.output):
         if path and not path.absolute().parent.is_dir():
             raise ValueError(f"The folder of {path} does not exist; make it first: mkdir -p {path.parent}")
+
+
+def check_configurations(plans_file: Path, configurations: Sequence[str]) -> None:
+    """Raises ValueError or FileNotFoundError for what cannot be measured, before another one has taken its time."""
+    from nnunetv2_metadcseg.small_config import read_plans, resolve
+
+    plans = read_plans(plans_file)
+    for name in configurations:
+        planned = resolve(plans, name)
+        if planned.get("previous_stage"):
+            raise ValueError(
+                f"The configuration {name!r} is the second stage of a cascade and needs predictions of "
+                f"{planned['previous_stage']!r}, which the benchmark does not have; leave it out of -c."
+            )
+        data = plans_file.parent / planned.get("data_identifier", name)
+        if not data.is_dir():
+            raise FileNotFoundError(
+                f"The configuration {name!r} is not preprocessed, expected its data in {data}; "
+                "run nnUNetv2_preprocess for it, or leave it out of -c."
+            )
 
 
 def check_device(device: str) -> None:
@@ -176,9 +208,10 @@ def prepared(args: argparse.Namespace, scratch: Path) -> Iterator[list[Target]]:
         print("Making the phantom (about a minute) ...", file=sys.stderr, flush=True)
         plans_file, small = make_phantom(scratch)
         variables |= {"nnUNet_preprocessed": str(plans_file.parent.parent), "nnUNet_raw": str(scratch / "raw")}
-        configurations = [small if c == "3d_fullres" else c for c in args.configurations]
+        configurations = [small]
     else:
         plans_file, configurations = find_plans_file(args.dataset, args.plans), args.configurations
+        check_configurations(plans_file, configurations)
     first = Target(
         str(plans_file.parent),
         str(plans_file),

@@ -44,6 +44,7 @@ def test_unknown_arms_are_refused_with_a_list(arm):
         (["--arms", "stock", "stock"], "names an arm twice"),
         (["--steps", "0"], "Got --steps 0"),
         (["--threads", "0"], "Got --threads 0"),
+        (["-c", "3d_fullres", "2d"], "Got -c 3d_fullres 2d without a data set, expected 3d_fullres"),
         (["--output", "cost.pdf"], "end it in .png"),
         (["--json", "no_such_folder/cost.json"], "make it first"),
     ],
@@ -226,9 +227,47 @@ def test_the_command_measures_all_arms(tiny, tmp_path, capsys):
     assert all(f"| {arm} |" in printed for arm in arms) and "nnU-Net" not in printed
 
 
-def test_an_unknown_configuration_is_named(tiny, capsys):
-    assert main(["benchmark", "-d", tiny_dataset.NAME, "-c", "huge", "--no-memory"]) == 2
-    assert "Unknown configuration 'huge'; the plans file has: tiny" in capsys.readouterr().err
+def change_plans(target: Target, **configurations: dict) -> None:
+    """Adds configurations to the plans file."""
+    plans = json.loads(Path(target.plans_file).read_text())
+    plans["configurations"] |= configurations
+    Path(target.plans_file).write_text(json.dumps(plans))
+
+
+@pytest.mark.parametrize(
+    ("configuration", "message"),
+    [
+        ("huge", "Unknown configuration 'huge'; the plans file has: tiny"),
+        ("cascade", "second stage of a cascade and needs predictions of 'tiny'"),
+        ("new", "'new' is not preprocessed, expected its data in "),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_anything_is(tiny, configuration, message, capsys, monkeypatch):
+    monkeypatch.setattr("nnunetv2_metadcseg.step_benchmark_measure.measure", lambda *_: pytest.fail("too late"))
+    cascade = {"previous_stage": "tiny", "inherits_from": "tiny"}
+    change_plans(tiny, cascade=cascade, new={"data_identifier": "new", "inherits_from": "tiny"})
+    assert main(["benchmark", "-d", tiny_dataset.NAME, "-c", "tiny", configuration, "--no-memory"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error and error.count("\n") == 1
+
+
+def test_a_broken_plans_file_is_named(tiny, capsys):
+    Path(tiny.plans_file).write_text("{")
+    assert main(["benchmark", "-d", tiny_dataset.NAME, "-c", "tiny"]) == 2
+    assert f"error: {tiny.plans_file} is not valid JSON" in capsys.readouterr().err
+
+
+def test_what_is_measured_stays_where_a_later_configuration_fails(tiny, tmp_path, monkeypatch):
+    def measure(target: Target, *_) -> Result:
+        if target.configuration == "bad":
+            raise OSError("no")
+        return result(target.configuration)
+
+    monkeypatch.setattr("nnunetv2_metadcseg.step_benchmark_measure.measure", measure)
+    change_plans(tiny, bad={"inherits_from": "tiny"})
+    line = ["benchmark", "-d", tiny_dataset.NAME, "-c", "tiny", "bad", "--json", str(tmp_path / "cost.json")]
+    assert main(line) == 2
+    assert {entry["configuration"] for entry in json.loads((tmp_path / "cost.json").read_text())} == {"tiny"}
 
 
 def test_every_part_of_the_meta_step_is_timed(tiny):
