@@ -29,7 +29,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from nnunetv2_metadcseg.small_config import add_small_configuration
-from nnunetv2_metadcseg.step_benchmark import ARMS, ArmCost, Effort, Result, Target, environment, meta_interval
+from nnunetv2_metadcseg.step_benchmark import ARMS, ArmCost, Effort, Result, Target, check_steps, environment
 from nnunetv2_metadcseg.step_benchmark_phantom import run_module
 
 SOME_ARMS = ("stock", "stock_channels_last", "mixed", "metadcseg_head", "metadcseg_network")
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda", "mps"))
     parser.add_argument("--threads", type=int, nargs="+", default=[os.cpu_count() or 1])
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
-    parser.add_argument("--steps", type=int, help="timed steps per arm (default: 40, 8 or 4)")
+    parser.add_argument("--steps", type=int, help="timed steps per arm, at most (default: 40 or 4)")
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--again", action="store_true", help="measure finished configurations anew")
     parser.add_argument("--prepare", action="store_true", help="prepare the data sets only")
@@ -88,8 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--growth", type=int, metavar="N", help="N steps of metadcseg_head: does anything grow?")
     args = parser.parse_args(argv)
     try:
-        for arm in args.arms or ():
-            meta_interval(arm)
+        for case in (CASES[name] for name in args.only):
+            check_steps(args.arms or case.arms, args.steps or case.steps)
         if args.page:
             replaced(args.page.read_text(), "")
         run(args)
@@ -166,6 +166,7 @@ def from_json(content: dict) -> tuple[Result, Effort]:
         result["data_seconds"],
         result["disagreeing"],
         tuple(result["patch"]),
+        result.get("steps", content["effort"]["steps"]),  # which files of older versions lack
     ), Effort(**content["effort"])
 
 

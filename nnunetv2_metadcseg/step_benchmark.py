@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 import sys
 import tempfile
@@ -43,7 +44,8 @@ class Effort:
     """How much is measured.
 
     Attributes:
-        steps: timed steps per arm. warm_up: training steps before. clock: "wall" or "cpu".
+        steps: timed steps per arm, at most; only whole cycles are timed (`cycle_length`).
+        warm_up: training steps before. clock: "wall" or "cpu".
         memory: measure peak memory. brief: where a step takes many seconds: one untimed step per arm instead of one
             per batch, no parts, and memory over two steps.
     """
@@ -73,6 +75,7 @@ class Result:
         data_seconds: drawing and augmenting one batch in the training process, by loader (stock, MetaDCSeg).
         disagreeing: share of given-label voxels where label and teacher disagree; the meta part's cost grows with it.
         patch: patch size and, before it, batch size.
+        steps: steps per arm that were timed.
     """
 
     target: Target
@@ -80,6 +83,7 @@ class Result:
     data_seconds: dict[str, float]
     disagreeing: float
     patch: tuple[int, ...]
+    steps: int
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,7 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-p", dest="plans", default="nnUNetPlans", help="plans identifier (default: nnUNetPlans)")
     parser.add_argument("-f", dest="fold", type=int, default=0, help="fold (default: 0)")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), metavar="ARM", help=f"of {', '.join(ARMS)}")
-    parser.add_argument("--steps", type=int, default=40, help="timed steps per arm (default: 40)")
+    parser.add_argument("--steps", type=int, default=40, help="timed steps per arm, at most (default: 40)")
     parser.add_argument("--warm-up", type=int, default=40, help="training steps before timing (default: 40)")
     parser.add_argument("-device", "--device", default="cpu", choices=("cpu", "cuda", "mps"), help="(default: cpu)")
     parser.add_argument("--threads", type=int, help="threads of torch on the CPU (default: all cores)")
@@ -132,12 +136,11 @@ def run(args: argparse.Namespace) -> int:
 
 def check(args: argparse.Namespace) -> None:
     """Raises ValueError for options that give no measurement, before anything slow starts."""
-    for arm in args.arms:
-        meta_interval(arm)
+    check_steps(args.arms, args.steps)
     if len(set(args.arms)) < len(args.arms):
         raise ValueError(f"--arms names an arm twice ({' '.join(args.arms)}); name each arm once.")
-    if args.steps < 1 or args.warm_up < 0:
-        raise ValueError(f"Got --steps {args.steps} and --warm-up {args.warm_up}, expected at least 1 and at least 0.")
+    if args.warm_up < 0:
+        raise ValueError(f"Got --warm-up {args.warm_up}, expected at least 0.")
     if args.dataset is None and set(args.configurations) != {PHANTOM_CONFIGURATION}:
         raise ValueError(
             f"Got -c {' '.join(args.configurations)} without a data set, expected {PHANTOM_CONFIGURATION}, the only "
@@ -194,6 +197,25 @@ def meta_interval(arm: str) -> int:
         f"There is no arm {arm!r}; there are {', '.join(ARMS)}, and metadcseg_head_every_K, metadcseg_network_every_K "
         "for a meta step every K steps."
     )
+
+
+def cycle_length(arms: Sequence[str]) -> int:
+    """Steps after which the costs repeat: the meta network may do more on some steps than on others.
+
+    With as many batches, and one mean over all of them, the rare expensive steps count at their true rate. At least
+    four, since the work also depends on how many voxels of a batch disagree.
+    """
+    return math.lcm(4, *(meta_interval(arm) for arm in arms))
+
+
+def check_steps(arms: Sequence[str], steps: int) -> None:
+    """Raises ValueError for an unknown arm, or for fewer steps than the arms' costs take to repeat."""
+    least = cycle_length(arms)
+    if steps < least:
+        raise ValueError(
+            f"Got --steps {steps}, expected at least {least}, after which the costs of these arms repeat; "
+            f"give --steps {least} or more."
+        )
 
 
 @contextlib.contextmanager

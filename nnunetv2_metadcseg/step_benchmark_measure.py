@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import statistics
 import time
@@ -16,7 +15,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from tqdm import tqdm
 
 from nnunetv2_metadcseg.feature_tap import unwrap
-from nnunetv2_metadcseg.step_benchmark import ArmCost, Effort, Result, Target, meta_interval
+from nnunetv2_metadcseg.step_benchmark import ArmCost, Effort, Result, Target, cycle_length
 from nnunetv2_metadcseg.step_benchmark_arms import build, load_weights
 from nnunetv2_metadcseg.step_benchmark_memory import peak_memory
 from nnunetv2_metadcseg.step_benchmark_parts import PartTimer, mean_of_medians, median_parts, methods_of, watch
@@ -36,6 +35,7 @@ def measure(target: Target, arms: Sequence[str], effort: Effort, scratch: Path) 
     # As many given-label patches as MetaDCSeg ever draws, since they cost it more; `mixed` and L2B need a trusted one.
     source.train_loader.trusted_share, source.train_loader.least_trusted = source.config.least_trusted_fraction, 1
     batches = draw_batches(source, cycle_length(arms))
+    effort = replace(effort, steps=effort.steps - effort.steps % len(batches))
     weights = trained_weights(target, batches, effort.warm_up)
     trainers = {arm: build(arm, target) for arm in arms}
     for trainer in trainers.values():
@@ -49,7 +49,8 @@ def measure(target: Target, arms: Sequence[str], effort: Effort, scratch: Path) 
             replace(cost, peak_mb=peak_memory(cost.arm, target, shared, cycles)) for cost in progress(costs, "memory")
         ]
     size = (len(batches[0]["data"]), *source.configuration_manager.patch_size)
-    return Result(target, costs, time_data(target, effort), disagreeing_share(source, weights, batches), size)
+    share = disagreeing_share(source, weights, batches)
+    return Result(target, costs, time_data(target, effort), share, size, effort.steps)
 
 
 def progress(items: Sequence, text: str):
@@ -57,15 +58,6 @@ def progress(items: Sequence, text: str):
 
 
 # ---- the batches -----------------------------------------------------------------------------------------------------
-
-
-def cycle_length(arms: Sequence[str]) -> int:
-    """Steps after which the costs repeat: the meta network may do more on some steps than on others.
-
-    With as many batches, and one mean over all of them, the rare expensive steps count at their true rate. At least
-    four, since the work also depends on how many voxels of a batch disagree.
-    """
-    return math.lcm(4, *(meta_interval(arm) for arm in arms))
 
 
 def draw_batches(trainer: TrustedBatchTrainer, count: int) -> list[dict]:
@@ -146,7 +138,7 @@ def time_steps(trainers: dict[str, nnUNetTrainer], batches: list[dict], effort: 
     for arm in watched:
         watch(trainers[arm], timer, methods_of(trainers[arm]))
     given = {arm: [batch_for(trainers[arm], batch) for batch in batches] for arm in names}
-    rounds = max(1, round(effort.steps / len(batches)))
+    rounds = effort.steps // len(batches)
     seconds = {arm: [[] for _ in batches] for arm in names}
     parts = {arm: [[] for _ in batches] for arm in watched}
 

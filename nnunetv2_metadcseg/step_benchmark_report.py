@@ -25,7 +25,7 @@ def table(result: Result, effort: Effort) -> str:
     threads = f", {target.threads} thread(s)" if target.device == "cpu" else ""
     lines = [
         f"{Path(target.folder).name} {target.configuration}: {batch} patches of {' x '.join(map(str, patch))}, "
-        f"{target.device}{threads}, {effort.clock} time, {effort.steps} steps per arm, "
+        f"{target.device}{threads}, {effort.clock} time, {result.steps} steps per arm, "
         f"{result.disagreeing:.1%} of given-label voxels disagree",
         "",
         "| arm | s per step | x stock | x stock channels_last | peak MiB | x stock |",
@@ -62,12 +62,13 @@ def _number(value: float | None, digits: int = 2) -> str:
 
 
 def records(results: Sequence[Result]) -> list[dict]:
-    """One per arm and configuration: device, configuration, arm, step_seconds, peak_mb, ratio_to_stock."""
+    """One per arm and configuration: device, configuration, arm, steps, step_seconds, peak_mb, ratio_to_stock."""
     return [
         {
             "device": result.target.device,
             "configuration": result.target.configuration,
             "arm": cost.arm,
+            "steps": result.steps,
             "step_seconds": cost.step_seconds,
             "peak_mb": cost.peak_mb,
             "ratio_to_stock": ratio(cost, result.costs),

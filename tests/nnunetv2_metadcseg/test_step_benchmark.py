@@ -42,7 +42,9 @@ def test_unknown_arms_are_refused_with_a_list(arm):
     [
         (["--arms", "stock", "quick"], "no arm 'quick'"),
         (["--arms", "stock", "stock"], "names an arm twice"),
-        (["--steps", "0"], "Got --steps 0"),
+        (["--steps", "0"], "Got --steps 0, expected at least 4"),
+        (["--warm-up", "-1"], "Got --warm-up -1"),
+        (["--arms", "stock", "metadcseg_head_every_50"], "give --steps 100 or more"),
         (["--threads", "0"], "Got --threads 0"),
         (["-c", "3d_fullres", "2d"], "Got -c 3d_fullres 2d without a data set, expected 3d_fullres"),
         (["--output", "cost.pdf"], "end it in .png"),
@@ -152,7 +154,7 @@ def result(configuration: str = "3d_fullres", arms=("stock", "stock_channels_las
         for arm in arms
     ]
     target = Target("/data/Dataset904_X", "plans.json", configuration, threads=2)
-    return Result(target, costs, {"stock": 0.25}, 0.031, (4, 8, 16, 16))
+    return Result(target, costs, {"stock": 0.25}, 0.031, (4, 8, 16, 16), 36)
 
 
 def test_ratios_are_to_the_arm_asked_for():
@@ -166,6 +168,7 @@ def test_ratios_are_to_the_arm_asked_for():
 def test_the_table_has_a_row_per_arm_and_a_line_per_part():
     lines = table(result(), Effort()).splitlines()
     assert lines[0].startswith("Dataset904_X 3d_fullres: 4 patches of 8 x 16 x 16, cpu, 2 thread(s), wall time")
+    assert "36 steps per arm" in lines[0]
     assert "3.1% of given-label voxels disagree" in lines[0]
     assert "| metadcseg_head | 1.5000 | 0.75 | 1.50 | 150 | 0.75 |" in lines
     assert "| forward | 500.0 |" in lines
@@ -180,6 +183,7 @@ def test_json_lists_every_arm_of_every_configuration(tmp_path):
         "device": "cpu",
         "configuration": "2d",
         "arm": "stock",
+        "steps": 36,
         "step_seconds": 2.0,
         "peak_mb": 200.0,
         "ratio_to_stock": 1.0,
@@ -189,7 +193,7 @@ def test_json_lists_every_arm_of_every_configuration(tmp_path):
 
 def test_the_chart_is_a_png_also_without_memory(tmp_path):
     costs = [ArmCost("stock", 1.0, {}), ArmCost("mixed", 0.5, {})]
-    bare = Result(Target("Dataset1", "plans.json", "2d"), costs, {}, 0.0, (2, 8, 8))
+    bare = Result(Target("Dataset1", "plans.json", "2d"), costs, {}, 0.0, (2, 8, 8), 4)
     write_chart([result(), bare], tmp_path / "cost.png")
     assert (tmp_path / "cost.png").read_bytes().startswith(b"\x89PNG")
     assert [path.name for path in tmp_path.iterdir()] == ["cost.png"]
@@ -216,12 +220,13 @@ def tiny(tmp_path, monkeypatch) -> Target:
 
 def test_the_command_measures_all_arms(tiny, tmp_path, capsys):
     files = ["--json", str(tmp_path / "cost.json"), "--output", str(tmp_path / "cost.png")]
-    options = ["-c", "tiny", "--steps", "4", "--warm-up", "1", "--threads", "1", "--no-memory"]
+    options = ["-c", "tiny", "--steps", "7", "--warm-up", "1", "--threads", "1", "--no-memory"]
     arms = [*ARMS, "metadcseg_head_every_2"]
     assert main(["benchmark", "-d", tiny_dataset.NAME, *options, *files, "--arms", *arms]) == 0
     found = json.loads((tmp_path / "cost.json").read_text())
     assert [entry["arm"] for entry in found] == arms
     assert all(entry["step_seconds"] > 0 and entry["configuration"] == "tiny" for entry in found)
+    assert all(entry["steps"] == 4 for entry in found)  # the whole cycles of 7
     assert found[0]["ratio_to_stock"] == 1 and (tmp_path / "cost.png").is_file()
     printed = capsys.readouterr().out
     assert all(f"| {arm} |" in printed for arm in arms) and "nnU-Net" not in printed
