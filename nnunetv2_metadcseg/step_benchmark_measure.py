@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import random
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -27,7 +30,25 @@ SEED = 0
 
 
 def measure(target: Target, arms: Sequence[str], effort: Effort, scratch: Path) -> Result:
-    """Time of all arms, one step of each in turn, then peak memory of each in a process of its own."""
+    """Time of all arms, one step of each in turn, then peak memory of each in a process of its own.
+
+    An arm that does not fit into the device's memory is left out.
+
+    Raises:
+        OSError: no arm fits.
+    """
+    try:
+        result = _measure(target, arms, effort, scratch)
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        raise too_large(target) from error
+    if not result.costs:
+        raise too_large(target)
+    return result
+
+
+def _measure(target: Target, arms: Sequence[str], effort: Effort, scratch: Path) -> Result:
     torch.set_num_threads(target.threads)
     for generator in (random.seed, np.random.seed, torch.manual_seed):
         generator(SEED)
@@ -41,20 +62,62 @@ def measure(target: Target, arms: Sequence[str], effort: Effort, scratch: Path) 
     for trainer in trainers.values():
         load_weights(trainer, weights)
     costs = time_steps(trainers, batches, effort)
+    trainers.clear()
+    release_memory()  # which the processes below would lack on a GPU
     if effort.memory:
         shared = scratch / "batches.pt"
         torch.save({"batches": batches[:2] if effort.brief else batches, "weights": weights}, shared)
         cycles = 1 if effort.brief else 2
-        costs = [
-            replace(cost, peak_mb=peak_memory(cost.arm, target, shared, cycles)) for cost in progress(costs, "memory")
-        ]
+        costs = [with_memory(cost, target, shared, cycles) for cost in progress(costs, "memory")]
     size = (len(batches[0]["data"]), *source.configuration_manager.patch_size)
     share = disagreeing_share(source, weights, batches)
     return Result(target, costs, time_data(target, effort), share, size, effort.steps)
 
 
+def with_memory(cost: ArmCost, target: Target, shared: Path, cycles: int) -> ArmCost:
+    """The cost with its peak memory; without it, and with a line that says why, where the process failed."""
+    try:
+        return replace(cost, peak_mb=peak_memory(cost.arm, target, shared, cycles))
+    except OSError as error:  # its time, which is measured, is not to be lost
+        tqdm.write(f"{error}; its memory is left out", file=sys.stderr)
+        return cost
+
+
 def progress(items: Sequence, text: str):
     return tqdm(items, desc=text, leave=False)
+
+
+# ---- too little memory -----------------------------------------------------------------------------------------------
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """By the text: torch has a class of its own for one of the errors only that tell it."""
+    return "out of memory" in str(error)
+
+
+def too_large(target: Target) -> OSError:
+    return OSError(
+        f"The configuration {target.configuration!r} does not fit into the memory of {target.device}; "
+        "measure a smaller one, such as `metadcseg small-config` adds."
+    )
+
+
+def fits(step: Callable[[], None]) -> bool:
+    """Takes a step; False where the memory did not suffice."""
+    try:
+        step()
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        return False
+    return True
+
+
+def release_memory() -> None:
+    """Gives what deleted trainers held back to the device; watched ones refer to themselves."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 # ---- the batches -----------------------------------------------------------------------------------------------------
@@ -128,11 +191,12 @@ def time_steps(trainers: dict[str, nnUNetTrainer], batches: list[dict], effort: 
     """Rounds over all batches: one step of every arm per batch, every arm being first in turn.
 
     Per batch the median over the rounds, then the mean over the batches. MetaDCSeg's parts are measured in rounds of
-    their own (half as many), since waiting for a GPU at every part would slow the step.
+    their own (half as many), since waiting for a GPU at every part would slow the step. An arm that does not fit into
+    the memory is taken out of `trainers` and has no cost.
     """
     names, clock = list(trainers), CLOCKS[effort.clock]
-    some = trainers[names[0]]
-    synchronise = synchroniser(some.device)
+    device = trainers[names[0]].device
+    synchronise = synchroniser(device)
     timer = PartTimer(clock, synchronise)
     watched = [arm for arm in names if isinstance(trainers[arm], nnUNetTrainerMetaDCSeg)]
     for arm in watched:
@@ -152,11 +216,20 @@ def time_steps(trainers: dict[str, nnUNetTrainer], batches: list[dict], effort: 
     def timed_parts(arm: str, i: int) -> None:
         parts[arm][i].append(timer.measure(lambda: trainers[arm].train_step(given[arm][i])))
 
+    def leave_out(arm: str) -> None:
+        for players in (names, watched):
+            players[:] = [player for player in players if player != arm]
+        del trainers[arm]
+        release_memory()
+        text = f"{arm} is left out: it does not fit into the memory of {device.type} beside the other arms"
+        tqdm.write(f"{text} (alone it may: --arms {arm})", file=sys.stderr)
+
     def play(turns: int, players: list[str], action: Callable[[str, int], None], text: str) -> None:
         for turn in progress(range(turns), text):
             first = turn % max(1, len(players))
             for arm in players[first:] + players[:first]:
-                action(arm, turn % len(batches))
+                if not fits(functools.partial(action, arm, turn % len(batches))):
+                    leave_out(arm)
 
     cycle = len(batches)
     play(1 if effort.brief else cycle, names, lambda arm, i: trainers[arm].train_step(given[arm][i]), "first steps")

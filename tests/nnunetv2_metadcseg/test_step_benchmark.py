@@ -232,6 +232,52 @@ def test_the_command_measures_all_arms(tiny, tmp_path, capsys):
     assert all(f"| {arm} |" in printed for arm in arms) and "nnU-Net" not in printed
 
 
+def test_an_arm_that_does_not_fit_is_left_out(tiny, tmp_path, capsys, monkeypatch):
+    """Of the others one is too large for the process that measures its memory: it keeps its time."""
+    import torch
+
+    def fail(*_) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    def peak_memory(arm: str, *_) -> float:
+        if arm == "mixed":
+            raise OSError("Measuring the memory of mixed ended with status 1: CUDA out of memory.")
+        return 5.0
+
+    monkeypatch.setattr("nnunetv2_metadcseg.step_benchmark_arms.UnrolledL2B.train_step", fail)
+    monkeypatch.setattr("nnunetv2_metadcseg.step_benchmark_measure.peak_memory", peak_memory)
+    line = ["benchmark", "-d", tiny_dataset.NAME, "-c", "tiny", "--steps", "4", "--warm-up", "1", "--threads", "1"]
+    line += ["--arms", "l2b_unrolled", "stock", "mixed", "--json", str(tmp_path / "cost.json")]
+    assert main(line) == 0
+    found = json.loads((tmp_path / "cost.json").read_text())
+    assert [(entry["arm"], entry["peak_mb"]) for entry in found] == [("stock", 5.0), ("mixed", None)]
+    error = capsys.readouterr().err
+    assert error.count("l2b_unrolled is left out: it does not fit into the memory of cpu") == 1
+    assert "status 1: CUDA out of memory.; its memory is left out" in error
+
+
+def no_memory(*_) -> None:
+    raise RuntimeError("CUDA error: out of memory")
+
+
+@pytest.mark.parametrize(("function", "stand_in"), [("fits", lambda step: False), ("trained_weights", no_memory)])
+def test_a_configuration_of_which_no_arm_fits_is_named(tiny, function, stand_in, capsys, monkeypatch):
+    monkeypatch.setattr(f"nnunetv2_metadcseg.step_benchmark_measure.{function}", stand_in)
+    options = ["-d", tiny_dataset.NAME, "-c", "tiny", "--threads", "1", "--no-memory", "--warm-up", "0"]
+    assert main(["benchmark", *options, "--arms", "stock"]) == 2
+    assert "error: The configuration 'tiny' does not fit into the memory of cpu" in capsys.readouterr().err
+
+
+def test_other_errors_of_a_step_are_not_taken_for_too_little_memory():
+    from nnunetv2_metadcseg.step_benchmark_measure import fits
+
+    def fail() -> None:
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        fits(fail)
+
+
 def change_plans(target: Target, **configurations: dict) -> None:
     """Adds configurations to the plans file."""
     plans = json.loads(Path(target.plans_file).read_text())
