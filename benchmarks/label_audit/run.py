@@ -23,7 +23,7 @@ sys.path.append(str(HERE.parent / "noise_study"))  # for how it trains
 
 import train as training  # noqa: E402
 from evaluate import METHOD_COLUMNS, SIGNAL_COLUMNS, evaluate  # noqa: E402
-from work_folder import WorkFolderError, check_numbers, keep_settings  # noqa: E402
+from work_folder import WorkFolderError, check_data, check_numbers, keep_settings  # noqa: E402
 
 MAPS = {"stock": "prediction", "metadcseg": "learned"}  # the study judges both
 
@@ -48,6 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     cells = [training.Cell(d, q, s, args.noise) for s in args.seed for q in args.label_dice for d in args.dataset]
     settings = {name: getattr(args, name) for name in ("steps", "cases", "trusted", "case_fraction")}
     try:
+        check_data(args.data, cells)  # first: a mistyped folder is not to be kept as the settings of this one
         check_numbers(args.work, cells)
         keep_settings(args.work, {"data": str(args.data)} | settings)
     except WorkFolderError as error:
@@ -124,19 +125,21 @@ def clean_labels(cell: training.Cell, work: Path):
 
 
 def add_rows(file: Path, columns: tuple[str, ...], rows: list[dict], cell: training.Cell) -> None:
-    """Replaces the cell's rows in a results file."""
+    """Replaces the cell's rows in a results file, which stays complete where writing is interrupted."""
     key = {"dataset": cell.dataset, "label_dice": f"{cell.label_dice:g}", "seed": str(cell.seed)}
     kept = []
     if file.is_file():
         with file.open(newline="") as stream:
             kept = [row for row in csv.DictReader(stream) if any(row[name] != value for name, value in key.items())]
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w", newline="") as stream:
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    with temporary.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, columns)
         writer.writeheader()
         writer.writerows(
             sorted([*kept, *rows], key=lambda row: [str(row[name]) for name in ("dataset", "label_dice", "seed")])
         )
+    os.replace(temporary, file)
 
 
 if __name__ == "__main__":

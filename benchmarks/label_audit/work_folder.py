@@ -1,4 +1,4 @@
-"""What a working folder holds: a finished step is kept, so that it fits one choice of settings only."""
+"""What a working folder holds: a finished step is kept, so that it fits one choice of settings and data only."""
 
 from __future__ import annotations
 
@@ -31,6 +31,20 @@ def keep_settings(work: Path, settings: dict[str, Any]) -> None:
     changed = [f"{name} {found.get(name)}, not {value}" for name, value in settings.items() if found.get(name) != value]
     if changed:
         raise WorkFolderError(f"{work} was made with {'; '.join(changed)}: use another --work.")
+
+
+def check_data(data: Path, cells: list[Cell]) -> None:
+    """The clean data set of each cell is there.
+
+    Raises:
+        WorkFolderError: one is not.
+    """
+    for folder in {cell.source.folder: None for cell in cells}:
+        if not (data / folder / "dataset.json").is_file():
+            raise WorkFolderError(
+                f"Found no {folder}/dataset.json in {data}, expected nnU-Net's raw format: name the folder of the "
+                "data sets with --data."
+            )
 
 
 def check_numbers(work: Path, cells: list[Cell]) -> None:

@@ -9,7 +9,8 @@ import pytest
 AUDIT = Path(__file__).resolve().parents[3] / "benchmarks" / "label_audit"
 sys.path.append(str(AUDIT))  # run from their own folder, its scripts import each other by plain names
 
-from train import Cell  # noqa: E402
+import run  # noqa: E402
+from train import SOURCES, Cell  # noqa: E402
 from work_folder import WorkFolderError, check_numbers, keep_settings  # noqa: E402
 
 
@@ -50,13 +51,45 @@ def test_what_can_be_told_apart_is_not(tmp_path):
     check_numbers(tmp_path, [*cells, cells[0]])
 
 
+def test_a_mistyped_data_folder_does_not_lock_the_working_folder(tmp_path):
+    line = ["--data", str(tmp_path / "no_such_folder"), "--work", str(tmp_path / "work"), "--dataset", "nuclei"]
+    assert run.main(line) == 2
+    assert not (tmp_path / "work").exists()
+
+
+def test_results_stay_where_writing_fails(tmp_path):
+    cell, file = Cell("nuclei", 0.8, 0), tmp_path / "label_audit.csv"
+    old = {"dataset": "nuclei", "label_dice": "0.6", "seed": "0"}
+    run.add_rows(file, tuple(old), [old], cell)
+    before = file.read_text()
+    with pytest.raises(ValueError, match="more"):
+        run.add_rows(file, tuple(old), [old | {"more": 1}], cell)
+    assert file.read_text() == before
+    run.add_rows(file, tuple(old), [old | {"label_dice": "0.8"}], cell)
+    assert file.read_text().splitlines() == [*before.splitlines(), "nuclei,0.8,0"]
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    """What the command takes for the clean data sets."""
+    for source in SOURCES.values():
+        (tmp_path / "data" / source.folder).mkdir(parents=True)
+        (tmp_path / "data" / source.folder / "dataset.json").write_text("{}")
+    return tmp_path / "data"
+
+
 @pytest.mark.parametrize(
-    ("options", "message"), [(["--steps", "40"], "use another --work"), (["--seed", "0", "4"], "same number")]
+    ("options", "message"),
+    [
+        (["--steps", "40"], "use another --work"),
+        (["--seed", "0", "4"], "same number"),
+        (["--data", "no_such_folder"], "Found no Dataset004_Hippocampus/dataset.json in "),
+    ],
 )
-def test_the_command_stops_with_one_sentence(tmp_path, options, message):
-    data = AUDIT.parents[2] / "shared" / "data"
+def test_the_command_stops_with_one_sentence(tmp_path, data, options, message):
     keep_settings(tmp_path, {"data": str(data), "steps": 400, "cases": 70, "trusted": 10, "case_fraction": 0.5})
-    command = [sys.executable, str(AUDIT / "run.py"), "--work", str(tmp_path), "--results", str(tmp_path), *options]
+    command = [sys.executable, str(AUDIT / "run.py"), "--data", str(data), "--work", str(tmp_path)]
+    command += ["--results", str(tmp_path), *options]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and message in done.stderr and done.stderr.count("\n") == 1
