@@ -220,9 +220,12 @@ def growth(target: Target, steps: int, scratch: Path) -> str:
 
 
 def prepare(case: Case, work: Path, data: Path | None, variables: dict[str, str]) -> tuple[Path, str]:
-    """Plans file and configuration of a case; whatever is there already is used again."""
-    found = list((work / "preprocessed").glob(f"Dataset{case.number}_*/nnUNetPlans_{case.planned}"))
-    if not found:
+    """Plans file and configuration of a case; whatever is there already is used again.
+
+    A marker of ours tells what is finished: nnU-Net makes its folder before it preprocesses the first case.
+    """
+    marker = f".{case.planned}_preprocessed"
+    if not list((work / "preprocessed").glob(f"Dataset{case.number}_*/{marker}")):
         print(f"Preparing {case.source} ...", file=sys.stderr, flush=True)
         source = raw_dataset(case, work, data, variables)
         run_module(
@@ -232,6 +235,7 @@ def prepare(case: Case, work: Path, data: Path | None, variables: dict[str, str]
         planner = "nnunetv2.experiment_planning.plan_and_preprocess_entrypoints"
         run_module(variables, planner, "-d", str(case.number), "-c", case.planned, "-np", "1", "-npfp", "1")
     plans = next((work / "preprocessed").glob(f"Dataset{case.number}_*/nnUNetPlans.json"))
+    (plans.parent / marker).touch()
     if case.small is None:
         return plans, case.planned
     return plans, add_small_configuration(plans, case.planned, **case.small)
