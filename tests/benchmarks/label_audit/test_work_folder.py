@@ -62,8 +62,9 @@ def test_results_stay_where_writing_fails(tmp_path):
     old = {"dataset": "nuclei", "label_dice": "0.6", "seed": "0"}
     run.add_rows(file, tuple(old), [old], cell)
     before = file.read_text()
+    broken = old | {"dataset": "a", "more": 1}  # is written first
     with pytest.raises(ValueError, match="more"):
-        run.add_rows(file, tuple(old), [old | {"more": 1}], cell)
+        run.add_rows(file, tuple(old), [broken], cell)
     assert file.read_text() == before
     run.add_rows(file, tuple(old), [old | {"label_dice": "0.8"}], cell)
     assert file.read_text().splitlines() == [*before.splitlines(), "nuclei,0.8,0"]
