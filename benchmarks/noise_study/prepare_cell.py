@@ -137,8 +137,8 @@ def _finish(preprocessed: Path, split: dict[str, list[str]], record: dict[str, A
     _write_json(preprocessed / PREPARED, record)
 
 
-def _wanted(dataset: Dataset, fold: int) -> dict[str, Any]:
-    """What decides whether prepared data still fit the configuration file."""
+def clean_record(dataset: Dataset, fold: int) -> dict[str, Any]:
+    """What decides whether prepared clean data still fit the configuration file."""
     return {
         "source": dataset.source.name,
         "source_folder": str(dataset.source),
@@ -155,7 +155,27 @@ def _wanted(dataset: Dataset, fold: int) -> dict[str, Any]:
     }
 
 
-def _is_prepared(preprocessed: Path, wanted: dict[str, Any]) -> bool:
+def noisy_record(study: Study, cell: Cell, fold: int) -> dict[str, Any]:
+    """The same for the corrupted data: those of the clean ones, and the noise."""
+    return clean_record(study.dataset_of(cell), fold) | {
+        "noise": list(cell.noise),
+        "case_fraction": cell.case_fraction,
+        "label_dice": cell.label_dice,
+        "trusted": cell.trusted,
+        "noise_seed": cell.noise_seed,
+        "corrupt_arguments": list(cell.corrupt_arguments),
+    }
+
+
+def is_prepared(preprocessed: Path, wanted: dict[str, Any]) -> bool:
+    """Whether the folder is complete.
+
+    Args:
+        wanted: from ``clean_record`` or ``noisy_record``.
+
+    Raises:
+        SettingsError: it was prepared with other settings.
+    """
     marker = preprocessed / PREPARED
     if not marker.is_file():
         return False
@@ -175,7 +195,7 @@ def prepare_clean(study: Study, dataset: Dataset, fold: int, processes: int = 2)
     name = clean_folder_name(dataset, fold)
     preprocessed = _folders(study, name)[1]
     with _lock(study, name):
-        if not _is_prepared(preprocessed, _wanted(dataset, fold)):
+        if not is_prepared(preprocessed, clean_record(dataset, fold)):
             _make_clean(study, dataset, fold, processes)
     return preprocessed
 
@@ -229,7 +249,7 @@ def _make_clean(study: Study, dataset: Dataset, fold: int, processes: int) -> No
         plans["configurations"][dataset.configuration] = small
         _write_json(plans_file, plans)
         preprocess_dataset(number, PLANS_NAME, (dataset.configuration,), [processes])
-    _finish(preprocessed, split, _wanted(dataset, fold) | {"test": split["test"]})
+    _finish(preprocessed, split, clean_record(dataset, fold) | {"test": split["test"]})
 
 
 def corrupt_command(cell: Cell, clean_number: int, number: int, processes: int) -> list[str]:
@@ -248,16 +268,9 @@ def prepare_noisy(study: Study, cell: Cell, fold: int, processes: int = 2) -> Pa
     clean = prepare_clean(study, dataset, fold, processes)
     name = noisy_folder_name(cell, fold)
     preprocessed = _folders(study, name)[1]
-    wanted = _wanted(dataset, fold) | {
-        "noise": list(cell.noise),
-        "case_fraction": cell.case_fraction,
-        "label_dice": cell.label_dice,
-        "trusted": cell.trusted,
-        "noise_seed": cell.noise_seed,
-        "corrupt_arguments": list(cell.corrupt_arguments),
-    }
+    wanted = noisy_record(study, cell, fold)
     with _lock(study, name):
-        if not _is_prepared(preprocessed, wanted):
+        if not is_prepared(preprocessed, wanted):
             _make_noisy(study, cell, fold, clean, wanted, processes)
     return preprocessed
 

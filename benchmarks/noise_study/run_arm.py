@@ -72,15 +72,20 @@ def choose_device(name: str, threads: int) -> str:
 
 
 def prepared_folders(study: Study, run: Run) -> tuple[Path, Path, dict[str, Any]]:
-    """Preprocessed folders (the arm's own and the clean one) and the cell's record."""
-    from prepare_cell import PREPARED
+    """Preprocessed folders (the arm's own and the clean one) and the cell's record.
+
+    Raises:
+        SettingsError: they are not there, or were prepared with other settings than the configuration file has.
+    """
+    from prepare_cell import PREPARED, clean_record, is_prepared, noisy_record
 
     cell = study.cell(run.cell)
     dataset = study.dataset_of(cell)
     base = study.work / "nnUNet_preprocessed"
     clean, noisy = base / clean_folder_name(dataset, run.fold), base / noisy_folder_name(cell, run.fold)
-    for folder in (clean, noisy):
-        if not (folder / PREPARED).is_file():
+    wanted = {clean: clean_record(dataset, run.fold), noisy: noisy_record(study, cell, run.fold)}
+    for folder, settings in wanted.items():
+        if not is_prepared(folder, settings):
             raise SettingsError(f"{folder} is not prepared; run prepare_cell.py --cell {run.cell} first.")
     record = json.loads((clean / PREPARED).read_text(encoding="utf-8"))
     record |= json.loads((noisy / PREPARED).read_text(encoding="utf-8"))

@@ -104,18 +104,18 @@ def test_small_configuration_that_cannot_be(dataset, planned, change, message):
     "change", [{"base_configuration": "2d"}, {"source": Path("elsewhere", "Dataset001_Toy")}, {"features": (8, 16, 32)}]
 )
 def test_prepared_data_are_not_taken_for_others(dataset, tmp_path, change):
-    (tmp_path / PREPARED).write_text(json.dumps(prepare_cell._wanted(dataset, 0)), encoding="utf-8")
-    assert prepare_cell._is_prepared(tmp_path, prepare_cell._wanted(dataset, 0))
+    (tmp_path / PREPARED).write_text(json.dumps(prepare_cell.clean_record(dataset, 0)), encoding="utf-8")
+    assert prepare_cell.is_prepared(tmp_path, prepare_cell.clean_record(dataset, 0))
     changed = dataclasses.replace(dataset, **change)
     with pytest.raises(SettingsError, match="prepared with other settings"):
-        prepare_cell._is_prepared(tmp_path, prepare_cell._wanted(changed, 0))
+        prepare_cell.is_prepared(tmp_path, prepare_cell.clean_record(changed, 0))
 
 
 def test_prepared_data_of_older_versions_stay_valid(dataset, tmp_path):
-    wanted = prepare_cell._wanted(dataset, 0)
+    wanted = prepare_cell.clean_record(dataset, 0)
     old = {key: value for key, value in wanted.items() if key not in prepare_cell.NOT_ALWAYS_RECORDED}
     (tmp_path / PREPARED).write_text(json.dumps(old), encoding="utf-8")
-    assert prepare_cell._is_prepared(tmp_path, wanted)
+    assert prepare_cell.is_prepared(tmp_path, wanted)
 
 
 def test_corrupt_command_is_understood_by_noise_tools(config_file):

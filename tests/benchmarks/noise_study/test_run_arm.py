@@ -10,7 +10,7 @@ import result_store
 import run_arm
 import run_queue
 from prepare_cell import PREPARED
-from settings import Run, SettingsError, load_study, signature
+from settings import Run, SettingsError, load_study, noisy_folder_name, signature
 
 from .conftest import result_row
 
@@ -19,10 +19,14 @@ from .conftest import result_row
 def prepared(config_file):
     """Markers of prepared data for both cells, with the same trusted cases."""
     study = load_study(config_file)
-    for folder in ("Dataset301_toy_clean", "Dataset501_toy_60", "Dataset502_toy_20"):
+    records = {"Dataset301_toy_clean": prepare_cell.clean_record(study.datasets["toy"], 0)}
+    for cell in study.cells.values():
+        records[noisy_folder_name(cell, 0)] = prepare_cell.noisy_record(study, cell, 0)
+    for folder, record in records.items():
         path = study.work / "nnUNet_preprocessed" / folder
         path.mkdir(parents=True)
-        (path / PREPARED).write_text(json.dumps({"trusted_cases": ["a"], "test": ["b"]}), encoding="utf-8")
+        record |= {"trusted_cases": ["a"], "test": ["b"]}
+        (path / PREPARED).write_text(json.dumps(record), encoding="utf-8")
     return study
 
 
@@ -86,6 +90,16 @@ def test_in_parallel_the_second_cell_waits_and_copies(prepared, no_training, mon
 def test_data_that_are_not_prepared(config_file):
     with pytest.raises(SettingsError, match="prepare_cell.py --cell toy_60 first"):
         perform(load_study(config_file), Run("toy_60", 0, "noisy", 0))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "differs"), [("[4, 8, 16]", "[8, 16, 32]", "features"), ("[erosion]", "[dilation]", "noise")]
+)
+def test_data_that_were_prepared_with_other_settings(prepared, no_training, config_file, old, new, differs):
+    config_file.write_text(config_file.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
+    with pytest.raises(SettingsError, match=f"prepared with other settings \\({differs} differ\\)"):
+        perform(load_study(config_file), Run("toy_60", 0, "noisy", 0), force=True)
+    assert not no_training
 
 
 def test_set_and_steps_make_a_variant(config_file):
