@@ -15,6 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Collection
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from settings import (
     Dataset,
     SettingsError,
     Study,
+    check_fold,
     clean_folder_name,
     load_study,
     noisy_folder_name,
@@ -49,10 +51,15 @@ def split_cases(identifiers: list[str], dataset: Dataset, fold: int) -> dict[str
     """
     order = np.random.default_rng(dataset.split_seed).permutation(sorted(identifiers)).tolist()
     start, stop = fold * dataset.test_cases, (fold + 1) * dataset.test_cases
-    if stop > len(order) or len(order) - dataset.test_cases <= dataset.val_cases:
+    if stop > len(order):
         raise SettingsError(
             f"Fold {fold} of data set {dataset.name!r} needs {dataset.test_cases} test cases of its own, but there are "
             f"only {len(order)} cases; use fewer folds or test cases."
+        )
+    if len(order) - dataset.test_cases <= dataset.val_cases:
+        raise SettingsError(
+            f"Data set {dataset.name!r} has {len(order)} cases, of which {dataset.test_cases} are test cases: too few "
+            f"to train with val_cases: {dataset.val_cases}; use fewer validation or test cases."
         )
     test = sorted(order[start:stop])
     train = sorted(set(order) - set(test))
@@ -63,8 +70,14 @@ def small_configuration(base: dict[str, Any], base_name: str, dataset: Dataset) 
     """nnU-Net's planned configuration cut down to ``dataset.features``; inherits everything else.
 
     Raises:
-        SettingsError: the patch cannot be halved as often as the network wants.
+        SettingsError: the configuration has no network of its own, or the patch cannot be halved as often as the
+            network wants.
     """
+    if "architecture" not in base:
+        raise SettingsError(
+            f"nnU-Net's configuration {base_name!r} takes its network from another one; choose 2d, 3d_lowres or "
+            "3d_fullres as base_configuration."
+        )
     architecture = deepcopy(base["architecture"])
     kwargs = architecture["arch_kwargs"]
     stages = len(dataset.features)
@@ -113,6 +126,22 @@ def source_cases(source: Path) -> dict[str, dict[str, Any]]:
 
 def _folders(study: Study, name: str) -> tuple[Path, Path]:
     return study.work / "nnUNet_raw" / name, study.work / "nnUNet_preprocessed" / name
+
+
+def _check_number(study: Study, name: str) -> None:
+    """nnU-Net finds data sets by their number and stops where two have the same one.
+
+    Raises:
+        SettingsError: the number of ``name`` is that of a data set of another name in the working folder.
+    """
+    number = name.split("_")[0]
+    for folder in _folders(study, name):
+        for other in sorted(folder.parent.glob(f"{number}_*")):
+            if other.name != name:
+                raise SettingsError(
+                    f"{other} has the number of {name}; use another working folder or another id, or delete that "
+                    "folder and its namesakes in nnUNet_raw and nnUNet_preprocessed."
+                )
 
 
 def _lock(study: Study, name: str) -> FileLock:
@@ -218,6 +247,7 @@ def find_planner(dataset: Dataset) -> type:
 
 def _make_clean(study: Study, dataset: Dataset, fold: int, processes: int) -> None:
     raw, preprocessed = _folders(study, clean_folder_name(dataset, fold))
+    _check_number(study, raw.name)
     cases = source_cases(dataset.source)
     split = split_cases(list(cases), dataset, fold)
     for folder in (raw, preprocessed):
@@ -279,6 +309,7 @@ def _make_noisy(study: Study, cell: Cell, fold: int, clean: Path, wanted: dict[s
     dataset = study.dataset_of(cell)
     name = noisy_folder_name(cell, fold)
     raw, preprocessed = _folders(study, name)
+    _check_number(study, name)
     for folder in (raw, preprocessed):
         shutil.rmtree(folder, ignore_errors=True)
     done = subprocess.run(corrupt_command(cell, dataset.clean_id + fold, cell.id + fold, processes))
@@ -306,13 +337,20 @@ def _make_noisy(study: Study, cell: Cell, fold: int, clean: Path, wanted: dict[s
     _finish(preprocessed, split, wanted | {"trusted_cases": trusted, "clean_dataset": clean.name})
 
 
+def _chosen_folds(owner: str, folds: Collection[int], only: int | None) -> Collection[int]:
+    if only is None:
+        return folds
+    check_fold(owner, only, folds)
+    return [only]
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default=str(DEFAULT_CONFIG), help="configuration file (default: config.yaml here)")
     parser.add_argument("--work", help="working folder for bulky data (default: from the configuration file)")
     parser.add_argument("--cell", nargs="+", help="cells to prepare (default: all)")
     parser.add_argument("--clean", metavar="DATASET", help="prepare only the clean labels of this data set")
-    parser.add_argument("--fold", type=int, help="only this fold (default: the folds of each cell)")
+    parser.add_argument("--fold", type=int, help="only this fold (default: all that the cells have)")
     parser.add_argument("-np", "--processes", type=int, default=2, help="worker processes (default: 2)")
     args = parser.parse_args(arguments)
     try:
@@ -322,10 +360,12 @@ def main(arguments: list[str] | None = None) -> int:
         if args.clean:
             if args.clean not in study.datasets:
                 raise SettingsError(f"There is no data set {args.clean!r}; there are {', '.join(study.datasets)}.")
-            print(f"prepared {prepare_clean(study, study.datasets[args.clean], args.fold or 0, args.processes)}")
+            dataset = study.datasets[args.clean]
+            for fold in _chosen_folds(f"Data set {dataset.name!r}", study.folds_of(dataset), args.fold):
+                print(f"prepared {prepare_clean(study, dataset, fold, args.processes)}")
             return 0
         for cell in cells:
-            for fold in cell.folds if args.fold is None else [args.fold]:
+            for fold in _chosen_folds(f"Cell {cell.name!r}", cell.folds, args.fold):
                 print(f"prepared {prepare_noisy(study, cell, fold, args.processes)}")
     except SettingsError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -28,6 +28,7 @@ from settings import (
     Run,
     SettingsError,
     Study,
+    check_fold,
     clean_folder_name,
     load_study,
     noisy_folder_name,
@@ -75,11 +76,13 @@ def prepared_folders(study: Study, run: Run) -> tuple[Path, Path, dict[str, Any]
     """Preprocessed folders (the arm's own and the clean one) and the cell's record.
 
     Raises:
-        SettingsError: they are not there, or were prepared with other settings than the configuration file has.
+        SettingsError: the cell lacks the fold, the data are not there, or they were prepared with other settings than
+            the configuration file has.
     """
     from prepare_cell import PREPARED, clean_record, is_prepared, noisy_record
 
     cell = study.cell(run.cell)
+    check_fold(f"Cell {cell.name!r}", run.fold, cell.folds)
     dataset = study.dataset_of(cell)
     base = study.work / "nnUNet_preprocessed"
     clean, noisy = base / clean_folder_name(dataset, run.fold), base / noisy_folder_name(cell, run.fold)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -123,6 +123,11 @@ class Study:
         if name not in self.cells:
             raise SettingsError(f"There is no cell {name!r}; the configuration file has: {', '.join(self.cells)}.")
         return self.cells[name]
+
+    def folds_of(self, dataset: Dataset) -> list[int]:
+        """The folds that any cell has on this data set; fold 0 where no cell uses it."""
+        folds = {fold for cell in self.cells.values() if cell.dataset == dataset.name for fold in cell.folds}
+        return sorted(folds) or [0]
 
     def runs(self, cells: list[str] | None = None, arms: list[str] | None = None) -> list[Run]:
         """All runs, seed by seed, so that an interrupted study has every arm of the first seeds."""
@@ -383,6 +388,17 @@ def load_study(path: str | Path = DEFAULT_CONFIG, work: str | Path | None = None
         optimizer=_parse_optimizer(str(raw.get("optimizer", "sgd"))),
         results=_folder(path.parent, raw.get("results", "results")),
     )
+
+
+def check_fold(owner: str, fold: int, folds: Collection[int]) -> None:
+    """A fold that the file does not list could use the data set number of another cell (``id + fold``).
+
+    Raises:
+        SettingsError: ``fold`` is not among ``folds``, those of ``owner``.
+    """
+    if fold not in folds:
+        listed = ", ".join(map(str, folds))
+        raise SettingsError(f"{owner} has no fold {fold}, only {listed}; choose one of them, or add it to 'folds'.")
 
 
 def set_nnunet_paths(study: Study, results: Path | None = None) -> None:

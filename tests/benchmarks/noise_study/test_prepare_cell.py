@@ -59,6 +59,11 @@ def test_too_many_folds(dataset):
         split_cases(CASES, dataset, 6)
 
 
+def test_too_few_cases_for_validation(dataset):
+    with pytest.raises(SettingsError, match="has 7 cases, of which 3 are test .* with val_cases: 4; use fewer"):
+        split_cases(CASES[:7], dataset, 0)
+
+
 def test_small_configuration(dataset, planned):
     small = small_configuration(planned, "3d_fullres", dataset)
     kwargs = small["architecture"]["arch_kwargs"]
@@ -98,6 +103,12 @@ def test_planner_by_name(dataset):
 def test_small_configuration_that_cannot_be(dataset, planned, change, message):
     with pytest.raises(SettingsError, match=message):
         small_configuration(planned, "3d_fullres", dataclasses.replace(dataset, **change))
+
+
+def test_a_cascade_has_no_network_of_its_own(dataset):
+    cascade = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+    with pytest.raises(SettingsError, match="'3d_cascade_fullres' takes its network from another one"):
+        small_configuration(cascade, "3d_cascade_fullres", dataset)
 
 
 @pytest.mark.parametrize(
@@ -141,3 +152,22 @@ def test_source_that_is_no_dataset(config_file, capsys):
     assert main(["--config", str(config_file), "--cell", "toy_60"]) == 2
     message = capsys.readouterr().err
     assert message.startswith("error: ") and "no dataset.json" in message and message.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["--cell", "toy_60"], ["--clean", "toy"]])
+def test_a_fold_that_the_file_does_not_list(config_file, capsys, arguments):
+    assert main(["--config", str(config_file), *arguments, "--fold", "1"]) == 2
+    assert "has no fold 1, only 0; choose one of them" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("parent", ["nnUNet_raw", "nnUNet_preprocessed"])
+def test_a_number_that_a_data_set_of_another_name_has(config_file, parent):
+    study = load_study(config_file)
+    taken = study.work / parent
+    (taken / "Dataset301_toy_before_clean").mkdir(parents=True)
+    with pytest.raises(SettingsError, match="Dataset301_toy_before_clean has the number of Dataset301_toy_clean"):
+        prepare_cell.prepare_clean(study, study.datasets["toy"], 0)
+    (taken / "Dataset501_before").mkdir()
+    with pytest.raises(SettingsError, match="Dataset501_before has the number of Dataset501_toy_60"):
+        prepare_cell._make_noisy(study, study.cell("toy_60"), 0, study.work, {}, 1)
+    assert len(list(study.work.glob("*/Dataset*"))) == 2, "nothing is left behind"

@@ -102,6 +102,11 @@ def test_data_that_were_prepared_with_other_settings(prepared, no_training, conf
     assert not no_training
 
 
+def test_a_fold_that_the_cell_does_not_have(prepared, no_training):
+    with pytest.raises(SettingsError, match="Cell 'toy_60' has no fold 1, only 0"):
+        perform(prepared, Run("toy_60", 1, "noisy", 0), force=True)
+
+
 def test_set_and_steps_make_a_variant(config_file):
     arguments = ["--config", str(config_file), "--cell", "toy_60", "--arm", "soft", "--set", "teacher=false"]
     args = run_arm.build_parser().parse_args([*arguments, "--steps", "75", "--results", "trials"])
