@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from arms import ORACLE_ARMS, PLAIN_ARMS
 from result_store import METRICS, Row, read_rows
-from settings import SettingsError, Study
+from settings import Run, SettingsError, Study, settings_hash
 
 CLEAN_MARGIN = 0.005  # Dice that may be lost when the labels are clean
 ORACLE_SHARE = 0.9  # share of the oracle's recovery that is asked for
@@ -76,9 +76,10 @@ def summarise(values: list[float]) -> Summary:
 
 
 def comparable_rows(study: Study) -> tuple[list[Row], int]:
-    """Rows of trainings as long as their cell's is now, and the number of rows left out.
+    """Rows of trainings with the settings that the configuration file has now, and the number of rows left out.
 
-    Seeds and arms that the configuration file does not list are kept: a row of theirs is as good as any.
+    Seeds and arms that the configuration file does not list are kept: a row of theirs is as good as any. So are rows
+    from before the column ``settings``, if the training was as long as it is now.
 
     Raises:
         SettingsError: the results folder holds rows of a cell that the study does not have.
@@ -90,8 +91,18 @@ def comparable_rows(study: Study) -> tuple[list[Row], int]:
             f"{study.results} holds results of cells that the configuration file does not have: {', '.join(unknown)}; "
             "give the file a folder of its own with 'results:', or add the cells."
         )
-    kept = [row for row in rows if row["steps"] == str(study.cells[row["cell"]].steps)]
+    kept = [row for row in rows if _is_current(study, row)]
     return kept, len(rows) - len(kept)
+
+
+def _is_current(study: Study, row: Row) -> bool:
+    if row["steps"] != str(study.cells[row["cell"]].steps):
+        return False
+    try:
+        wanted = settings_hash(study, Run(row["cell"], int(row["fold"]), row["arm"], int(row["seed"])))
+    except SettingsError:  # an arm that the file does not describe, such as one made with --set
+        return True
+    return row.get("settings", "") in ("", wanted)
 
 
 def arm_results(rows: list[Row]) -> dict[str, dict[str, ArmResult]]:

@@ -32,6 +32,7 @@ COLUMNS = (
     "config",
     "code",
     "signature",
+    "settings",
     "copied_from",
 )
 Row = dict[str, str]
@@ -60,6 +61,14 @@ def find_signature(results: Path, signature: str) -> list[Row]:
     first = matches[0]
     key = (first["cell"], first["arm"], int(first["fold"]), int(first["seed"]))
     return [row for row in matches if same_run(row, *key)]
+
+
+def copied_runs(results: Path, signature: str) -> list[Row]:
+    """What tells the copies of a training from it: cell, arm, fold, seed and settings, once per copied run."""
+    keys = ("cell", "arm", "fold", "seed", "settings")
+    rows = [row for row in read_rows(results) if row["signature"] == signature and row["copied_from"]]
+    copies = [{key: row.get(key, "") for key in keys} for row in rows]
+    return [copy for place, copy in enumerate(copies) if copy not in copies[:place]]
 
 
 def format_value(value: object) -> str:

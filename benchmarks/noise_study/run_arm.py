@@ -33,6 +33,7 @@ from settings import (
     load_study,
     noisy_folder_name,
     set_nnunet_paths,
+    settings_hash,
     signature,
 )
 
@@ -109,9 +110,15 @@ def copy_same_training(study: Study, run: Run, wanted: str) -> bool:
     rows = result_store.find_signature(study.results, wanted)
     if not rows:
         return False
-    own = {"cell": run.cell, "arm": run.arm, "fold": run.fold, "seed": run.seed}
+    own = {"cell": run.cell, "arm": run.arm, "fold": run.fold, "seed": run.seed, "settings": settings_hash(study, run)}
     result_store.store_run(study.results, [row | own | {"copied_from": row["cell"]} for row in rows])
     return True
+
+
+def renew_copies(study: Study, run: Run, rows: list[dict[str, Any]]) -> None:
+    """Give the cells that have copies of this training, done again with --force, the rows of the new one."""
+    for copy in result_store.copied_runs(study.results, rows[0]["signature"]):
+        result_store.store_run(study.results, [row | copy | {"copied_from": run.cell} for row in rows])
 
 
 def training_lock(study: Study, wanted: str) -> contextlib.AbstractContextManager:
@@ -195,6 +202,7 @@ def execute(study: Study, run: Run, *, threads: int, device_name: str, keep: boo
         "config": json.dumps(arm.config, sort_keys=True) if arm.config else "",
         "code": code_version(),
         "signature": signature(study, run, record["trusted_cases"]),
+        "settings": settings_hash(study, run),
         **found,
     }
     rows = [common | row for row in mean_scores(scores)]
@@ -219,6 +227,7 @@ def perform(study: Study, run: Run, *, force: bool, threads: int, device_name: s
             return "copied"
         rows = execute(study, run, threads=threads, device_name=device_name, keep=keep)
         result_store.store_run(study.results, rows)
+        renew_copies(study, run, rows)
     return "trained"
 
 

@@ -418,6 +418,10 @@ def noisy_folder_name(cell: Cell, fold: int) -> str:
     return f"Dataset{cell.id + fold:03d}_{cell.name}"
 
 
+def _noise(cell: Cell) -> tuple[Any, ...]:
+    return cell.noise, cell.case_fraction, cell.label_dice, cell.noise_seed, cell.corrupt_arguments
+
+
 def signature(study: Study, run: Run, trusted: list[str]) -> str:
     """Twelve hexadecimal digits that name a training: equal for two runs that would do the same thing.
 
@@ -443,7 +447,16 @@ def signature(study: Study, run: Run, trusted: list[str]) -> str:
     if arm.sees != "clean":
         parts["trusted"] = sorted(trusted)
     if arm.sees == "noisy":
-        noise = (cell.noise, cell.case_fraction, cell.label_dice, cell.noise_seed, cell.corrupt_arguments)
-        parts["noise"] = noise
+        parts["noise"] = _noise(cell)
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def settings_hash(study: Study, run: Run) -> str:
+    """Like ``signature``, but from the configuration file alone, which does not know the names of the trusted cases.
+
+    What they are drawn by stands for them. Rows of results hold it, so that rows of other settings are recognised
+    without the prepared data.
+    """
+    cell = study.cell(run.cell)
+    return signature(study, run, [json.dumps([cell.trusted, *_noise(cell)])])

@@ -178,7 +178,7 @@ def main(arguments: list[str] | None = None) -> int:
             study = replace(study, results=Path(args.results).resolve())
         left_out = comparable_rows(study)[1]
         if left_out:
-            print(f"left out {left_out} rows of runs with other steps than their cell has now", file=sys.stderr)
+            print(f"left out {left_out} rows of other settings than the configuration file has now", file=sys.stderr)
         if args.print:
             print(report(study, args.ours))
             return 0

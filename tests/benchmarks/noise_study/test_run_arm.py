@@ -68,6 +68,20 @@ def test_the_clean_arm_is_trained_once_for_all_cells(prepared, no_training):
     assert perform(prepared, Run("toy_20", 0, "clean", 0)) == "exists"
 
 
+def test_a_forced_training_renews_its_copies(prepared, no_training, monkeypatch):
+    runs = [Run(cell, 0, "clean", 0) for cell in ("toy_60", "toy_20")]
+    assert [perform(prepared, run) for run in runs] == ["trained", "copied"]
+    settings = [row["settings"] for row in result_store.read_rows(prepared.results, "toy_20")]
+    first = run_arm.execute
+    monkeypatch.setattr(run_arm, "execute", lambda *a, **options: [row | {"dice": 0.9} for row in first(*a, **options)])
+    assert perform(prepared, runs[0], force=True) == "trained"
+    assert [(row["cell"], row["dice"], row["copied_from"]) for row in result_store.read_rows(prepared.results)] == [
+        ("toy_20", "0.9", "toy_60"),
+        ("toy_60", "0.9", ""),
+    ]
+    assert [row["settings"] for row in result_store.read_rows(prepared.results, "toy_20")] == settings
+
+
 def test_in_parallel_the_second_cell_waits_and_copies(prepared, no_training, monkeypatch, capsys):
     fast, started, finish = run_arm.execute, threading.Event(), threading.Event()
 

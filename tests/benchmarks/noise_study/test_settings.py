@@ -129,6 +129,18 @@ def test_signature_is_shared_only_where_the_training_is_the_same(config_file):
     assert settings.signature(study, Run("toy_60", 0, "clean", 1), ["a"]) != clean[0]
 
 
+def test_settings_hash_needs_no_trusted_cases(config_file):
+    study = load_study(config_file)
+    run = Run("toy_60", 0, "trusted_only", 0)
+
+    def changed(**change):
+        cell = dataclasses.replace(study.cell("toy_60"), **change)
+        return settings.settings_hash(dataclasses.replace(study, cells=study.cells | {"toy_60": cell}), run)
+
+    hashes = {changed(), changed(trusted=3), changed(noise_seed=1), changed(steps=100)}
+    assert len(hashes) == 4 and settings.settings_hash(study, run) in hashes
+
+
 def test_signature_changes_with_the_length_of_training(config_file):
     study = load_study(config_file)
     longer = dataclasses.replace(study.cell("toy_60"), steps=100)

@@ -7,7 +7,7 @@ import pytest
 import result_store
 import tables
 from analysis import Summary
-from settings import DEFAULT_CONFIG, SettingsError, load_study
+from settings import DEFAULT_CONFIG, Run, SettingsError, load_study, settings_hash
 
 from .conftest import result_row
 
@@ -79,6 +79,18 @@ def test_rows_of_trainings_of_another_length_are_left_out(study, config_file, ca
     assert tables.report(study) == before
     assert tables.main(["--config", str(config_file), "--print"]) == 0
     assert "left out 1 rows" in capsys.readouterr().err
+
+
+def test_rows_of_other_settings_are_left_out(study, config_file, capsys):
+    run = Run("toy_60", 0, "noisy", 7)
+    row = result_row("noisy", 7, 0.1, settings=settings_hash(study, run))
+    result_store.store_run(study.results, [row])
+    assert "| noisy | 3 |" in tables.report(study)
+    text = config_file.read_text(encoding="utf-8")
+    config_file.write_text(text.replace("noise: [erosion]", "noise: [dilation]"), encoding="utf-8")
+    assert "| noisy | 2 |" in tables.report(load_study(config_file)), "older rows have no settings and are kept"
+    assert tables.main(["--config", str(config_file), "--print"]) == 0
+    assert "left out 1 rows of other settings" in capsys.readouterr().err
 
 
 def test_rows_of_other_seeds_and_arms_than_the_file_s_are_kept(study):
