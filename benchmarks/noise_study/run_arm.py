@@ -276,12 +276,30 @@ def trial_name(study: Study, args: argparse.Namespace) -> str:
     return "_".join(parts)
 
 
+def parse_setting(item: str) -> tuple[str, Any]:
+    """Field and value of one ``FIELD=VALUE``, the value read as YAML.
+
+    Raises:
+        SettingsError: it is not written like that.
+    """
+    import yaml
+
+    name, equals, value = item.partition("=")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        parsed = None
+    if not name or not equals or parsed is None and value != "null":
+        raise SettingsError(f"--set got {item!r}; write FIELD=VALUE, such as dcd_strength=0.5.")
+    return name, parsed
+
+
 def adjust_study(study: Study, args: argparse.Namespace) -> Study:
     """Apply --steps, --set and --results."""
     from dataclasses import replace
 
-    import yaml
-
+    if args.steps is not None and args.steps < 1:
+        raise SettingsError(f"--steps is {args.steps}; give a whole number from 1.")
     study = replace(study, trial=trial_name(study, args))
     if args.results:
         study = replace(study, results=Path(args.results).resolve())
@@ -297,8 +315,7 @@ def adjust_study(study: Study, args: argparse.Namespace) -> Study:
             )
         study = replace(study, cells=study.cells | {cell.name: cell})
     if args.set:
-        pairs = [item.partition("=") for item in args.set]
-        values = {name: yaml.safe_load(value) for name, _, value in pairs}
+        values = dict(parse_setting(item) for item in args.set)
         base, args.arm = args.arm, args.arm + "[" + ",".join(args.set) + "]"
         study = replace(study, variants=study.variants | {args.arm: {"arm": base, "config": values}})
     return study

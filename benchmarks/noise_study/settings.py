@@ -23,6 +23,7 @@ DEFAULT_CONFIG = HERE / "config.yaml"
 PLANS_NAME = "studyPlans"
 WORK_VARIABLE = "NOISE_STUDY_WORK"
 OPTIMIZERS = ("sgd", "adam")  # nnU-Net's own, and training.use_adam
+MEMORY_FORMATS = ("channels_last", "contiguous_format")  # torch's names; the second is nnU-Net's own
 
 
 class SettingsError(ValueError):
@@ -186,8 +187,10 @@ def _mapping(where: str, value: Any) -> dict[str, Any]:
     return value
 
 
-def _folder(base: Path, value: Any) -> Path:
+def _folder(where: str, base: Path, value: Any) -> Path:
     """Absolute; variables and ``~`` are replaced, and what is relative is relative to ``base``."""
+    if value in (None, ""):
+        raise SettingsError(f"{where} is empty; name a folder.")
     return (base / Path(os.path.expandvars(str(value))).expanduser()).resolve()
 
 
@@ -197,10 +200,12 @@ def _items(where: str, value: Any) -> list[Any]:
     return value
 
 
-def _integer(where: str, value: Any) -> int:
+def _integer(where: str, value: Any, least: int | None = None) -> int:
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     if isinstance(value, bool) or not whole:
         raise SettingsError(f"{where} is {value!r}, which is no whole number; write it in digits only.")
+    if least is not None and value < least:
+        raise SettingsError(f"{where} is {value}; it must be {least} or more.")
     return int(value)
 
 
@@ -210,8 +215,30 @@ def _number(where: str, value: Any) -> float:
     return float(value)
 
 
-def _integers(where: str, value: Any) -> tuple[int, ...]:
-    return tuple(_integer(where, item) for item in _items(where, value))
+def _share(where: str, value: Any) -> float:
+    if not 0 <= _number(where, value) <= 1:
+        raise SettingsError(f"{where} must be in [0, 1], got {value}.")
+    return float(value)
+
+
+def _boolean(where: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise SettingsError(f"{where} is {value!r}; write true or false, without quotation marks.")
+    return value
+
+
+def _choice(where: str, value: Any, known: tuple[str, ...]) -> str:
+    if value not in known:
+        raise SettingsError(f"{where} {value!r} is unknown; choose one of {', '.join(known)}.")
+    return value
+
+
+def _integers(where: str, value: Any, least: int | None = None) -> tuple[int, ...]:
+    return tuple(_integer(where, item, least) for item in _items(where, value))
+
+
+def _from_zero(where: str, value: Any) -> tuple[int, ...]:
+    return _integers(where, value, 0)
 
 
 def _texts(where: str, value: Any) -> tuple[str, ...]:
@@ -241,12 +268,12 @@ def _parse_dataset(name: str, raw: dict[str, Any], base: Path) -> Dataset:
         # nnU-Net gives the last deep supervision output weight 0 and divides by the sum, which is 0/0 with one output
         raise SettingsError(f"{where}: features has {len(features)} numbers; nnU-Net's loss needs 3 stages or more.")
 
-    def whole(key: str, default: int | None = None) -> int:
-        return _integer(f"{where}: {key}", raw.get(key, default))
+    def whole(key: str, default: int | None = None, least: int | None = 1) -> int:
+        return _integer(f"{where}: {key}", raw.get(key, default), least)
 
     return Dataset(
         name=name,
-        source=_folder(base, raw["source"]),
+        source=_folder(f"{where}: source", base, raw["source"]),
         clean_id=whole("clean_id"),
         base_configuration=str(raw["base_configuration"]),
         features=features,
@@ -254,7 +281,7 @@ def _parse_dataset(name: str, raw: dict[str, Any], base: Path) -> Dataset:
         patch_size=None if patch is None else _integers(f"{where}: patch_size", patch),
         test_cases=whole("test_cases"),
         val_cases=whole("val_cases", 4),
-        split_seed=whole("split_seed", 0),
+        split_seed=whole("split_seed", 0, least=0),
         convolutions_per_stage=whole("convolutions_per_stage", 2),
         planner=raw.get("planner"),
     )
@@ -274,21 +301,19 @@ def _parse_cell(raw: dict[str, Any], defaults: dict[str, Any]) -> Cell:
         dataset=str(merged["dataset"]),
         id=read(_integer, "id"),
         noise=read(_texts, "noise"),
-        case_fraction=read(_number, "case_fraction"),
-        label_dice=None if merged["label_dice"] is None else read(_number, "label_dice"),
+        case_fraction=read(_share, "case_fraction"),
+        label_dice=None if merged["label_dice"] is None else read(_share, "label_dice"),
         trusted=read(_integer, "trusted"),
         noise_seed=read(_integer, "noise_seed"),
         corrupt_arguments=read(_texts, "corrupt_arguments"),
         arms=read(_texts, "arms"),
-        seeds=read(_integers, "seeds"),
-        folds=read(_integers, "folds"),
+        seeds=read(_from_zero, "seeds"),
+        folds=read(_from_zero, "folds"),
         steps=read(_integer, "steps"),
         steps_per_epoch=read(_integer, "steps_per_epoch"),
     )
     if not cell.noise:
         raise SettingsError(f"{where}: noise is empty; name a noise type, and case_fraction: 0 for clean labels.")
-    if not 0 <= cell.case_fraction <= 1:
-        raise SettingsError(f"{where}: case_fraction must be in [0, 1], got {cell.case_fraction}.")
     if cell.steps_per_epoch < 1 or cell.steps % cell.steps_per_epoch or cell.epochs < 1:
         raise SettingsError(
             f"{where}: steps ({cell.steps}) must be a multiple of steps_per_epoch ({cell.steps_per_epoch})."
@@ -308,12 +333,6 @@ def _parse_variants(raw: Any) -> dict[str, dict[str, Any]]:
     for name in variants:
         _find_arm(name, variants)
     return variants
-
-
-def _parse_optimizer(name: str) -> str:
-    if name not in OPTIMIZERS:
-        raise SettingsError(f"The optimizer {name!r} is unknown; choose one of {', '.join(OPTIMIZERS)}.")
-    return name
 
 
 def _check_names(names: list[str]) -> None:
@@ -382,11 +401,11 @@ def load_study(path: str | Path = DEFAULT_CONFIG, work: str | Path | None = None
         datasets=datasets,
         cells=cells,
         variants=variants,
-        work=_folder(path.parent, work),
-        mirroring=bool(raw.get("mirroring", False)),
-        memory_format=str(raw.get("memory_format", "channels_last")),
-        optimizer=_parse_optimizer(str(raw.get("optimizer", "sgd"))),
-        results=_folder(path.parent, raw.get("results", "results")),
+        work=_folder("work", path.parent, work),
+        mirroring=_boolean("mirroring", raw.get("mirroring", False)),
+        memory_format=_choice("The memory_format", raw.get("memory_format", "channels_last"), MEMORY_FORMATS),
+        optimizer=_choice("The optimizer", raw.get("optimizer", "sgd"), OPTIMIZERS),
+        results=_folder("results", path.parent, raw.get("results", "results")),
     )
 
 
