@@ -91,4 +91,33 @@ def test_incomplete_cells_are_not_judged():
 
 def test_a_single_run_has_no_sd_and_is_not_judged():
     verdict = judge(results_of(**PLAIN, oracle_drop=[0.84], metadcseg=[0.84, 0.86]))
-    assert (verdict.kind, verdict.passed, verdict.reason) == ("incomplete", None, "a single run of oracle_drop")
+    assert (verdict.kind, verdict.passed) == ("incomplete", None)
+    assert verdict.reason == "fewer than two runs shared by metadcseg, noisy, trusted_only, mixed, an oracle"
+
+
+def rows_of_folds(arm, dice):
+    return [as_read(result_row(arm, 0, value, fold=fold)) for fold, value in dice.items()]
+
+
+def test_arms_are_compared_on_the_runs_that_they_share():
+    """Ours is as good as noisy in every fold, and lacks the two hard ones."""
+    folds = {0: 0.60, 1: 0.62, 2: 0.80, 3: 0.82, 4: 0.84}
+    above = {"noisy": 0.0, "trusted_only": -0.01, "mixed": 0.0, "oracle_drop": 0.1, "clean": 0.1}
+    rows = [row for arm, gain in above.items() for row in rows_of_folds(arm, {f: d + gain for f, d in folds.items()})]
+    rows += rows_of_folds("metadcseg", {fold: folds[fold] for fold in (2, 3, 4)})
+    verdict = judge(arm_results(rows)["toy_60"])
+    assert (verdict.kind, verdict.passed) == ("deciding", False)
+    assert verdict.reason.startswith("+0.0000 against noisy (SD 0.0200), 0.00 of the recovery of oracle_drop")
+    assert verdict.reason.endswith("; on the 3 shared runs")
+    assert verdict.recovery["metadcseg"] == pytest.approx(0.0)
+
+
+def test_arms_that_share_no_two_runs_are_not_judged():
+    rows = rows_of_folds("clean", {0: 0.8, 1: 0.8}) + rows_of_folds("metadcseg", {1: 0.9, 2: 0.9})
+    verdict = judge(arm_results(rows)["toy_60"], clean_labels=True)
+    assert (verdict.passed, verdict.reason) == (None, "fewer than two runs shared by metadcseg, clean")
+
+
+def test_an_oracle_of_a_single_run_is_no_measure():
+    verdict = judge(results_of(**PLAIN, oracle_drop=[0.8, 0.82], oracle_alpha=[0.95], metadcseg=[0.8, 0.82]))
+    assert (verdict.passed, verdict.best_oracle) == (True, "oracle_drop")
