@@ -63,16 +63,19 @@ def is_clean(cell: Cell) -> bool:
 
 
 def cell_table(results: dict[str, ArmResult], verdict: Verdict) -> str:
-    """One row per arm."""
+    """One row per arm. The column ``missed`` is there if any arm missed or invented a structure."""
+    any_missed = any(result.missed[0] for result in results.values())
     classes = list(dict.fromkeys(name for result in results.values() for name in result.class_dice))
     per_class = classes if len(classes) > 1 else []
     header = ["arm", "runs", "Dice", *[f"Dice {name}" for name in per_class]]
+    header += ["missed"] if any_missed else []
     header += ["IoU", "HD95", "surface Dice", "ASSD", "R", "s/step", "AUROC of alpha", "where in doubt"]
     rows = []
     for name in order_arms(list(results)):
         result = results[name]
         row = [name, str(result.dice.runs), with_sd(result.dice)]
         row += [with_sd(result.class_dice[c]) if c in result.class_dice else "-" for c in per_class]
+        row += ["{}/{}".format(*result.missed)] if any_missed else []
         row += [with_sd(result.metrics["iou"]), with_sd(result.metrics["hd95"], 2)]
         row += [with_sd(result.metrics["surface_dice"]), with_sd(result.metrics["assd"], 2)]
         row += [number(verdict.recovery.get(name, float("nan")), 2), number(result.seconds_per_step, 2)]

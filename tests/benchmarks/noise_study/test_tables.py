@@ -50,6 +50,14 @@ def test_overview_has_a_verdict_per_cell(study):
     assert "incomplete" in line
 
 
+def test_missed_structures_are_counted_where_there_are_any(study):
+    assert "missed" not in tables.report(study)
+    result_store.store_run(study.results, [result_row("noisy", 1, 0.71, missed=2)])
+    text = tables.report(study)
+    assert "| noisy | 2 | 0.705 ± 0.007 | 2/6 |" in text and "| clean | 2 | 0.865 ± 0.007 | 0/6 |" in text
+    assert text.count("| missed |") == 1, "not in the table of toy_20"
+
+
 def test_page_keeps_what_stands_outside_the_markers(study, tmp_path):
     page = tmp_path / "results.md"
     page.write_text(PAGE, encoding="utf-8")
