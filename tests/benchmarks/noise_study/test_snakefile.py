@@ -19,23 +19,37 @@ with open("calls.txt", "a") as file:
 """
 
 
+HOLLOW_RUN = """
+import argparse, pathlib, sys
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+from result_store import store_run
+from settings import load_study
+parser = argparse.ArgumentParser()
+for name in ("config", "work", "cell", "arm", "fold", "seed", "threads", "device"):
+    parser.add_argument(f"--{name}")
+args = vars(parser.parse_args())
+store_run(load_study(args["config"]).results, [{key: args[key] for key in ("cell", "arm", "fold", "seed")}])
+"""
+
+
 def snakemake(config_file, *options: str, study=STUDY) -> str:
     command = ["snakemake", "-s", str(study / "Snakefile"), "--cores", "1"]
     command += ["--config", f"study={config_file}", *options]
     done = subprocess.run(command, capture_output=True, text=True, cwd=config_file.parent)
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return done.stdout + done.stderr
 
 
 @pytest.fixture
 def hollow_study(tmp_path):
-    """The workflow with scripts that do nothing but note how they were called."""
+    """The workflow with scripts that do nothing but note how they were called, and store a row per run."""
     folder = tmp_path / "hollow study"
     folder.mkdir()
-    for name in ("Snakefile", "settings.py", "arms.py"):
+    for name in ("Snakefile", "settings.py", "arms.py", "result_store.py"):
         shutil.copy(STUDY / name, folder)
     for name in ("prepare_cell.py", "run_arm.py", "tables.py"):
-        (folder / name).write_text(HOLLOW, encoding="utf-8")
+        text = HOLLOW + (HOLLOW_RUN if name == "run_arm.py" else "")
+        (folder / name).write_text(text, encoding="utf-8")
     return folder
 
 
@@ -55,6 +69,16 @@ def test_other_training_or_results_repeat_the_runs_alone(config_file, hollow_stu
         config_file.write_text(change + text, encoding="utf-8")
         jobs = counts(snakemake(config_file, "-n", study=hollow_study))
         assert jobs["train"] == "10" and "corrupt" not in jobs
+
+
+def test_deleted_results_and_another_page(config_file, hollow_study):
+    snakemake(config_file, study=hollow_study)
+    assert "Nothing to be done" in snakemake(config_file, "-n", study=hollow_study)
+    jobs = counts(snakemake(config_file, "page=other.md", "-n", study=hollow_study))
+    assert jobs["tables"] == "1" and "train" not in jobs
+    (config_file.parent / "results" / "toy_20.csv").unlink()
+    jobs = counts(snakemake(config_file, "-n", study=hollow_study))
+    assert (jobs["train"], jobs["tables"]) == ("4", "1") and "corrupt" not in jobs
 
 
 def test_folders_with_spaces(config_file, hollow_study):
