@@ -168,21 +168,10 @@ def execute(study: Study, run: Run, *, threads: int, device_name: str, keep: boo
         import torch
         from prepare_cell import source_cases
         from scoring import build_predictor, mean_scores, score_cases
-        from training import TrainingPlan, build_trainer, describe_config, train
+        from training import build_trainer, describe_config, plan_run, train
 
         device = torch.device(choose_device(device_name, threads))
-        plan = TrainingPlan(
-            preprocessed=folder,
-            clean_preprocessed=clean_folder,
-            configuration=study.dataset_of(cell).configuration,
-            steps=cell.steps,
-            steps_per_epoch=cell.steps_per_epoch,
-            seed=run.seed,
-            mirroring=study.mirroring,
-            memory_format=study.memory_format,
-            optimizer=study.optimizer,
-        )
-        trainer = build_trainer(arm, plan, device)
+        trainer = build_trainer(arm, plan_run(study, run, folder, clean_folder), device)
         seconds = train(trainer)
         cases = source_cases(study.dataset_of(cell).source)
         test = {case: cases[case] for case in record["test"]}

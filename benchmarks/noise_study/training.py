@@ -18,6 +18,7 @@ from settings import PLANS_NAME, SettingsError
 if TYPE_CHECKING:
     from arms import Arm
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+    from settings import Run, Study
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +34,22 @@ class TrainingPlan:
     mirroring: bool = False
     memory_format: str = "channels_last"
     optimizer: str = "sgd"
+
+
+def plan_run(study: Study, run: Run, preprocessed: Path, clean_preprocessed: Path) -> TrainingPlan:
+    """The study's settings for one run on these folders (run_arm.prepared_folders)."""
+    cell = study.cell(run.cell)
+    return TrainingPlan(
+        preprocessed=preprocessed,
+        clean_preprocessed=clean_preprocessed,
+        configuration=study.dataset_of(cell).configuration,
+        steps=cell.steps,
+        steps_per_epoch=cell.steps_per_epoch,
+        seed=run.seed,
+        mirroring=study.mirroring,
+        memory_format=study.memory_format,
+        optimizer=study.optimizer,
+    )
 
 
 def seed_everything(seed: int) -> None:

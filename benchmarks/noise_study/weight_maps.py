@@ -46,16 +46,13 @@ def collect_maps(study: Study, run: Run, number: int) -> list[Maps]:
     set_nnunet_paths(study, results=run_folder)
     import torch
     from scoring import build_predictor
-    from training import TrainingPlan, build_trainer
+    from training import build_trainer, plan_run
 
     from nnunetv2_metadcseg.label_audit_alpha import LearnedWeights
 
-    cell = study.cell(run.cell)
-    plan = TrainingPlan(
-        folder, clean_folder, study.dataset_of(cell).configuration, cell.steps, cell.steps_per_epoch, run.seed
-    )
+    plan = plan_run(study, run, folder, clean_folder)
     trainer = build_trainer(study.arm(run.arm), plan, torch.device(choose_device("cpu", 1)))
-    predictor = build_predictor(trainer, mirroring=False)
+    predictor = build_predictor(trainer, study.mirroring)
     checkpoint = torch.load(Path(trainer.output_folder) / "checkpoint_final.pth", "cpu", weights_only=False)
     weights = LearnedWeights(predictor, checkpoint["metadcseg"], record["trusted_cases"], trainer.device)
     noisy = trainer.dataset_class(trainer.preprocessed_dataset_folder)
