@@ -130,6 +130,13 @@ def test_set_and_steps_make_a_variant(config_file):
     assert study.arm(args.arm).config == {"dcd_strength": 0.5, "teacher": False}
 
 
+@pytest.mark.parametrize("steps", ["0", "-25"])
+def test_steps_that_are_none(config_file, steps):
+    arguments = ["--cell", "toy_60", "--arm", "noisy", "--results", "trials", "--steps", steps]
+    with pytest.raises(SettingsError, match=f"--steps is {steps}; give a whole number from 1"):
+        run_arm.adjust_study(load_study(config_file), run_arm.build_parser().parse_args(arguments))
+
+
 @pytest.mark.parametrize("item", ["dcd_strength", "dcd_strength=", "=0.5", "dcd_strength=["])
 def test_set_that_cannot_be_read(item):
     with pytest.raises(SettingsError, match="write FIELD=VALUE, such as dcd_strength=0.5"):
@@ -152,8 +159,7 @@ def test_trials_leave_the_files_of_the_study_s_own_runs_alone(config_file, tmp_p
 
 
 def test_errors_are_one_sentence(config_file, capsys):
-    noisy = ["--arm", "noisy", "--results", "trials"]
-    for arguments in (["--arm", "magic"], noisy, *([*noisy, "--steps", steps] for steps in ("7", "0", "-25"))):
+    for arguments in (["--arm", "magic"], ["--arm", "noisy"], ["--arm", "noisy", "--steps", "7"]):
         assert run_arm.main(["--config", str(config_file), "--cell", "toy_60", *arguments]) == 2
         message = capsys.readouterr().err
         assert message.startswith("error: ") and message.count("\n") == 1
