@@ -102,17 +102,15 @@ class LabelBias:
         self._sides = torch.ones(2, device=device)
 
     @torch.no_grad()
-    def update(self, said: Tensor, decided: Tensor, predicted: Tensor, label: Tensor) -> None:
-        """Fold in trusted patches.
-
-        Only voxels that the predicting layer gets right count: what both layers get wrong is the network's own error.
+    def update(self, said: Tensor, decided: Tensor, label: Tensor, right: Tensor) -> None:
+        """Fold in trusted patches, all maps without background; B may be zero.
 
         Args:
             said, decided: (B, K, *S) probabilities of the given-label head, and its decision (zeros and ones).
-            predicted, label: (B, K, *S) zeros and ones, the decision of the layer that predicts and the right label.
-                All are zero where ignored and without background; B may be zero.
+            label: (B, K, *S) zeros and ones, the right label; zero where ignored.
+            right: (B, K, *S) zeros and ones, where errors count: where not ignored, and the layer that predicts is
+                right, since what both layers get wrong is the network's own error.
         """
-        right = predicted == label
         counts = self.collective.sum(torch.stack([_errors(m, label, right) for m in (decided, said)]))
         old = torch.zeros_like(counts) if self.counts is None else self.counts
         keep = torch.where(counts.sum() > 0, self.momentum, 1.0)  # batches without a trusted patch tell nothing
@@ -146,8 +144,11 @@ class LabelBias:
 
 def _errors(said: Tensor, label: Tensor, right: Tensor) -> Tensor:
     """What a map has too much and too little where it counts, and the size of the label: (K, 3); all (B, K, *S)."""
-    maps = ((said - label).clamp_min(0) * right, (label - said).clamp_min(0) * right, label)
-    return torch.stack([m.transpose(0, 1).flatten(1).sum(1) for m in maps], 1)
+    axes = (0, *range(2, label.ndim))
+    counted = said * right  # in place from here on: a map for every class is large
+    size, all_said, inside = label.sum(axes), counted.sum(axes), (label * right).sum(axes)
+    overlap = counted.mul_(label).sum(axes)
+    return torch.stack([all_said - overlap, inside - overlap, size], 1)
 
 
 def sides_of(counts: Tensor) -> Tensor:

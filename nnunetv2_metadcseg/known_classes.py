@@ -39,7 +39,7 @@ class KnownClasses:
         Args:
             predicted, label: (B, K, *S) zeros and ones without background, zero where ignored. B may be zero.
         """
-        counts = torch.stack([m.transpose(0, 1).flatten(1).sum(1) for m in (predicted * label, label)], 1)
+        counts = torch.stack([m.sum((0, *range(2, m.ndim))) for m in (predicted * label, label)], 1)
         counts = self.collective.sum(counts)
         old = torch.zeros_like(counts) if self.counts is None else self.counts
         # Many steps may pass without a rare class. They tell nothing of it, so what little is left of it stays.

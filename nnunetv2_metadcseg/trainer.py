@@ -306,7 +306,9 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         loss, said = self._given_label_loss(features, label, valid, num_given, taught)
         with torch.no_grad():
             logits, trusted = logits.float().contiguous(), slice(num_given, None)
-            student, opinion, valid, bias = self._second_opinion(logits, said, label, valid, trusted)
+            layers = [logits] if said is None else [logits, said]
+            del said  # a map for every class, which `_second_opinion` lets go
+            student, opinion, valid, bias = self._second_opinion(layers, label, valid, trusted)
             maps = (x[trusted] for x in (student, label, valid))
             dice = present_soft_dice(*maps, self.label_manager.has_regions)
         return (loss, dice, bias), logits, student, opinion, valid
@@ -332,19 +334,20 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         return loss, torch.cat([logits.detach(), rest]).float()
 
     def _second_opinion(
-        self, logits: Tensor, said: Tensor | None, label: Tensor, valid: Tensor, trusted: slice
+        self, layers: list[Tensor], label: Tensor, valid: Tensor, trusted: slice
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Probabilities of the layer that predicts, of both layers together, what counts, and one-sidedness.
 
         Args:
-            logits, said: of the layer that predicts and of the second last one. trusted: the trusted patches.
+            layers: logits of the layer that predicts and, where there is one, of the second last one; empty afterwards.
+            trusted: the trusted patches.
         """
-        both = [logits] if said is None else [logits, said]
         if self.grad_scaler is not None:
             # Half precision may overflow. The gradient scaler leaves such a step out; running averages would keep it.
-            finite = sum(x.sum() for x in both).isfinite()
-            both, valid = [torch.where(finite, x, 0.0) for x in both], valid * finite
-        student, *rest = map(self.probabilities, both)
+            finite = sum(x.sum() for x in layers).isfinite()
+            layers[:], valid = [torch.where(finite, x, 0.0) for x in layers], valid * finite
+        student, *rest = map(self.probabilities, layers)
+        layers.clear()
         opinion, bias = student, None
         for said in rest:
             self.weighting.observe_bias(*(x[trusted] for x in (said, student, label, valid)))

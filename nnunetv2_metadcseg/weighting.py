@@ -140,14 +140,14 @@ class LabelWeighting:
     ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
         """Fields of the disagreement, and scalars for the log."""
         features, label, valid = patches.features, patches.label, patches.valid
+        if trusted_loss is not None and num_given < len(features):  # first, since it takes most memory
+            trusted = slice(num_given, None)
+            self._move_direction(trusted_loss, features[trusted], logits[trusted], label[trusted], valid[trusted])
         statistics = {"boundary": self._move_centers(features, patches.student, valid)}
         looked = slice(0, len(patches.teacher))
         found = self.compare(patches.teacher, label[looked], valid[looked])
         evidence = self.as_evidence(found, patches.teacher, label[looked], valid[looked])
         statistics["excess"] = self._count(patches.cases[looked], evidence, valid[looked])
-        if trusted_loss is not None and num_given < len(features):
-            trusted = slice(num_given, None)
-            self._move_direction(trusted_loss, features[trusted], logits[trusted], label[trusted], valid[trusted])
         return (found.pseudo, found.differs, found.direction, found.sizes), statistics
 
     def _move_centers(self, features: Tensor, student: Tensor, valid: Tensor) -> Tensor:
@@ -193,12 +193,13 @@ class LabelWeighting:
             valid: (B, 1, *S). B may be zero; every DDP rank must call it.
         """
         said = self.known_classes.without_absent(said, self.regions)
-        maps = (said, hard_labels(said, self.regions), hard_labels(predicted, self.regions), label)
-        structures = [foreground(m, valid, self.regions) for m in maps]
-        self.label_bias.update(*structures)
-        self.known_classes.update(*structures[2:])
+        decided, predicted = hard_labels(said, self.regions), hard_labels(predicted, self.regions)
+        structure = foreground(label, valid, self.regions)
+        said, found, right = (m[:, -structure.shape[1] :] for m in (said, decided, predicted))
+        self.known_classes.update(right, structure)
+        self.label_bias.update(said, found, structure, (right == structure).to(valid) * valid)
         if self.looks_at_depth:
-            decided, predicted, label = map(self._structure, maps[1:])
+            decided, predicted, label = map(self._structure, (decided, predicted, label))
             self.label_depth.update(decided, label, (predicted == label) & (valid > 0))
 
     def _structure(self, label: Tensor) -> Tensor:

@@ -115,7 +115,7 @@ def maps(extra: int = 0, missing: int = 0, classes: int = 1):
 
 def update(bias: LabelBias, decision: torch.Tensor, label: torch.Tensor) -> None:
     """The layer that predicts is right everywhere."""
-    bias.update(decision, decision.round(), label, label)
+    bias.update(decision, decision.round(), label, torch.ones_like(label))
 
 
 def believed(balance: int, size: int = SIZE) -> float:
@@ -153,7 +153,7 @@ class TestBias:
         bias, (decision, label) = LabelBias(), maps(extra=6, missing=6)
         predicted = label.clone()
         predicted[:, :, 0] = 0
-        bias.update(decision, decision, predicted, label)
+        bias.update(decision, decision, label, (predicted == label).float())
         assert bias.sides().tolist() == pytest.approx([believed(6), 0.0])
 
     def test_probabilities_count_where_decisions_are_right(self):
