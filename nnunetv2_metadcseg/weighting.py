@@ -197,7 +197,7 @@ class LabelWeighting:
         structure = foreground(label, valid, self.regions)
         said, found, right = (m[:, -structure.shape[1] :] for m in (said, decided, predicted))
         self.known_classes.update(right, structure)
-        self.label_bias.update(said, found, structure, (right == structure).to(valid) * valid)
+        self.label_bias.update(said, found, structure, (right == structure).to(valid.dtype) * valid)
         if self.looks_at_depth:
             decided, predicted, label = map(self._structure, (decided, predicted, label))
             self.label_depth.update(decided, label, (predicted == label) & (valid > 0))
