@@ -148,7 +148,8 @@ def _errors(said: Tensor, label: Tensor, right: Tensor) -> Tensor:
     counted = said * right  # in place from here on: a map for every class is large
     size, all_said, inside = label.sum(axes), counted.sum(axes), (label * right).sum(axes)
     overlap = counted.mul_(label).sum(axes)
-    return torch.stack([all_said - overlap, inside - overlap, size], 1)
+    errors = torch.stack([all_said - overlap, inside - overlap], 1).clamp_min(0)  # rounding may go below
+    return torch.cat([errors, size[:, None]], 1)
 
 
 def sides_of(counts: Tensor) -> Tensor:
