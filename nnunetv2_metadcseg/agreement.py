@@ -45,7 +45,7 @@ def hard_labels(probabilities: Tensor, regions: bool) -> Tensor:
     """(B, K, *S) probabilities or targets -> zeros and ones of the same shape (one-hot unless `regions`)."""
     if regions:
         return (probabilities > 0.5).to(probabilities.dtype)
-    if probabilities.is_cuda:  # there argmax is quick, and a running count of the classes is not
+    if probabilities.is_cuda:  # there argmax is quick, and a loop over classes is not
         return one_hot(probabilities.argmax(1, keepdim=True), probabilities.shape[1]).to(probabilities.dtype)
     # The first of equal maxima, as argmax gives, which is many times slower along this axis on the CPU. Class by class
     # and in place, without masks: these have to be converted, which costs more than all the rest.

@@ -22,7 +22,7 @@ DEFAULT_TRAINER = "nnUNetTrainerMetaDCSeg"
 OWN_PACKAGE = "nnunetv2-metadcseg"
 PACKAGES = (OWN_PACKAGE, "nnunetv2", "torch", "batchgeneratorsv2", "acvl-utils", "SimpleITK", "numpy")
 PATH_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
-NUMBER_VARIABLES = ("nnUNet_def_n_proc", "nnUNet_n_proc_DA")
+LEAST_NUMBERS = {"nnUNet_def_n_proc": 1, "nnUNet_n_proc_DA": 0}
 MINIMUM_NNUNET = (2, 8, 1)
 TRUE_VALUES = ("true", "1", "t")  # what nnU-Net takes for true in nnUNet_compile
 FEW_CORES = 4
@@ -138,12 +138,12 @@ def check_paths(environment: Mapping[str, str]) -> Iterator[Finding]:
 
 def check_numbers(environment: Mapping[str, str], cores: int) -> Iterator[Finding]:
     """nnU-Net ends with an error where one of these is set, but no whole number, or where it shall start no process."""
-    for variable in NUMBER_VARIABLES:
+    for variable, least in LEAST_NUMBERS.items():
         value = environment.get(variable)
         if value is not None and not _is_number(value):
             yield Finding("missing", f"{variable}={value} is not a whole number", f"unset {variable}")
-        elif variable == "nnUNet_def_n_proc" and value is not None and int(value) < 1:
-            text = f"{variable}={value}, expected at least 1: the validation after a whole training would fail"
+        elif value is not None and int(value) < least:
+            text = f"{variable}={value}, expected at least {least}: the validation after a whole training would fail"
             yield Finding("missing", text, f"export {variable}={cores}")
 
 

@@ -10,6 +10,8 @@ Tensors only. B batch, C features, K heads, `*S` space.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
@@ -111,7 +113,7 @@ class LabelBias:
             right: (B, K, *S) zeros and ones, where errors count: where not ignored, and the layer that predicts is
                 right, since what both layers get wrong is the network's own error.
         """
-        counts = self.collective.sum(torch.stack([_errors(m, label, right) for m in (decided, said)]))
+        counts = self.collective.sum(_errors((decided, said), label, right))
         old = torch.zeros_like(counts) if self.counts is None else self.counts
         keep = torch.where(counts.sum() > 0, self.momentum, 1.0)  # batches without a trusted patch tell nothing
         self.set_counts(keep * old + (1 - self.momentum) * counts)
@@ -142,14 +144,21 @@ class LabelBias:
         return self.sides().sum().clamp_max(1)
 
 
-def _errors(said: Tensor, label: Tensor, right: Tensor) -> Tensor:
-    """What a map has too much and too little where it counts, and the size of the label: (K, 3); all (B, K, *S)."""
+def _errors(maps: Iterable[Tensor], label: Tensor, right: Tensor) -> Tensor:
+    """What each map has too much and too little where it counts, and the size of the label: (maps, K, 3).
+
+    Args:
+        maps, label, right: (B, K, *S).
+    """
     axes = (0, *range(2, label.ndim))
-    counted = said * right  # in place from here on: a map for every class is large
-    size, all_said, inside = label.sum(axes), counted.sum(axes), (label * right).sum(axes)
-    overlap = counted.mul_(label).sum(axes)
-    errors = torch.stack([all_said - overlap, inside - overlap], 1).clamp_min(0)  # rounding may go below
-    return torch.cat([errors, size[:, None]], 1)
+    size, inside = label.sum(axes), (label * right).sum(axes)
+    errors = []
+    for said in maps:
+        counted = said * right  # in place from here on: a map for every class is large
+        everywhere, overlap = counted.sum(axes), counted.mul_(label).sum(axes)
+        too_much, too_little = ((x - overlap).clamp_min(0) for x in (everywhere, inside))  # rounding may go below
+        errors.append(torch.stack([too_much, too_little, size], 1))
+    return torch.stack(errors)
 
 
 def sides_of(counts: Tensor) -> Tensor:

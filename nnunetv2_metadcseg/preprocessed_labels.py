@@ -17,7 +17,7 @@ def outdated_labels(
     configuration is preprocessed. So what was made of a label by a configuration must be newer than that copy.
 
     Args:
-        preprocessed, raw: the data set's folders. A case that lacks a file on one side is not compared.
+        preprocessed, raw: the data set's folders. Cases without a raw label here are not compared.
         dataset_json: content of dataset.json. ending: of label files.
         identifier: folder of a configuration's preprocessed cases; None: dates are not compared.
     """

@@ -111,7 +111,7 @@ class TrustedBatchTrainer(nnUNetTrainer):
 
     def _warn_of_outdated_labels(self, trusted: list[str]) -> None:
         """Trusted labels were looked at, and perhaps corrected, after they had been preprocessed."""
-        if not nnUNet_raw.is_set():
+        if self.local_rank != 0 or not nnUNet_raw.is_set():
             return
         folders = Path(self.preprocessed_dataset_folder_base), Path(join(nnUNet_raw, self.plans_manager.dataset_name))
         with contextlib.suppress(OSError):  # only help, not worth a training
@@ -302,8 +302,7 @@ class TrustedBatchTrainer(nnUNetTrainer):
         """nnU-Net's checkpoint, named after nnU-Net's own class so that it predicts without this package.
 
         The architecture is nnU-Net's, but for subclasses that build their own, so any stock nnU-Net can load the
-        weights. Our state and provenance lie under
-        the key `metadcseg`.
+        weights. Our state and provenance lie under the key `metadcseg`.
         """
         if self.local_rank != 0 or self.disable_checkpointing:
             super().save_checkpoint(filename)

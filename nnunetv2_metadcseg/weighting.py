@@ -195,9 +195,9 @@ class LabelWeighting:
         said = self.known_classes.without_absent(said, self.regions)
         decided, predicted = hard_labels(said, self.regions), hard_labels(predicted, self.regions)
         structure = foreground(label, valid, self.regions)
-        said, found, right = (m[:, -structure.shape[1] :] for m in (said, decided, predicted))
-        self.known_classes.update(right, structure)
-        self.label_bias.update(said, found, structure, (right == structure).to(valid.dtype) * valid)
+        said, wanted, found = (m[:, -structure.shape[1] :] for m in (said, decided, predicted))
+        self.known_classes.update(found, structure)
+        self.label_bias.update(said, wanted, structure, (found == structure).to(valid.dtype) * valid)
         if self.looks_at_depth:
             decided, predicted, label = map(self._structure, (decided, predicted, label))
             self.label_depth.update(decided, label, (predicted == label) & (valid > 0))

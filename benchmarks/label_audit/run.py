@@ -23,6 +23,7 @@ sys.path.append(str(HERE.parent / "noise_study"))  # for how it trains
 
 import train as training  # noqa: E402
 from evaluate import METHOD_COLUMNS, SIGNAL_COLUMNS, evaluate  # noqa: E402
+from result_store import replace_csv  # noqa: E402
 from work_folder import WorkFolderError, check_data, check_numbers, keep_settings  # noqa: E402
 
 MAPS = {"stock": "prediction", "metadcseg": "learned"}  # the study judges both
@@ -132,14 +133,8 @@ def add_rows(file: Path, columns: tuple[str, ...], rows: list[dict], cell: train
         with file.open(newline="") as stream:
             kept = [row for row in csv.DictReader(stream) if any(row[name] != value for name, value in key.items())]
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    with temporary.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, columns)
-        writer.writeheader()
-        writer.writerows(
-            sorted([*kept, *rows], key=lambda row: [str(row[name]) for name in ("dataset", "label_dice", "seed")])
-        )
-    os.replace(temporary, file)
+    ordered = sorted([*kept, *rows], key=lambda row: [str(row[name]) for name in ("dataset", "label_dice", "seed")])
+    replace_csv(file, columns, ordered, lineterminator="\r\n")
 
 
 if __name__ == "__main__":

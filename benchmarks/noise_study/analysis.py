@@ -137,19 +137,18 @@ def _arm_result(arm: str, rows: list[Row]) -> ArmResult:
     for row in rows:
         by_run[row["fold"], row["seed"]].append(row)
         by_class[row["class"]].append(_number(row["dice"]))
-    metrics = {
-        metric: summarise([summarise([_number(row[metric]) for row in run]).mean for run in by_run.values()])
+    per_run = {
+        metric: {key: summarise([_number(row[metric]) for row in run]).mean for key, run in by_run.items()}
         for metric in METRICS
     }
-    run_dice = {key: summarise([_number(row["dice"]) for row in run]).mean for key, run in by_run.items()}
     first = [run[0] for run in by_run.values()]
     auroc, doubted = (
         summarise([_number(row.get(key, "")) for row in first]) for key in ("alpha_auroc", "alpha_auroc_disagreeing")
     )
     return ArmResult(
         arm=arm,
-        run_dice={key: dice for key, dice in run_dice.items() if not math.isnan(dice)},
-        metrics=metrics,
+        run_dice={key: dice for key, dice in per_run["dice"].items() if not math.isnan(dice)},
+        metrics={metric: summarise(list(means.values())) for metric, means in per_run.items()},
         class_dice={name: summarise(values) for name, values in by_class.items()},
         seconds_per_step=summarise([_number(row["seconds_per_step"]) for row in first]).mean,
         alpha_auroc=auroc if auroc.runs else None,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from filelock import FileLock
@@ -78,6 +79,16 @@ def format_value(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
+def replace_csv(file: Path, columns: Sequence[str], rows: Iterable[Mapping], lineterminator: str = "\n") -> None:
+    """Write a whole file, which stays as it was where writing is interrupted."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    with temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, columns, lineterminator=lineterminator)
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(temporary, file)
+
+
 def store_run(results: Path, rows: list[dict[str, object]]) -> Path:
     """Write the rows of one run into its cell's file, in place of older rows of the same run."""
     cell, arm, fold, seed = (rows[0][key] for key in ("cell", "arm", "fold", "seed"))
@@ -85,12 +96,6 @@ def store_run(results: Path, rows: list[dict[str, object]]) -> Path:
     file = results / f"{cell}.csv"
     with FileLock(str(results / f".{cell}.lock")):
         kept = [row for row in read_rows(results, str(cell)) if not same_run(row, cell, arm, int(fold), int(seed))]
-        new = [{column: format_value(row.get(column)) for column in COLUMNS} for row in rows]
-        ordered = sorted(kept + new, key=lambda row: (row["arm"], int(row["fold"]), int(row["seed"])))
-        temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-        with temporary.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n", extrasaction="ignore", restval="")
-            writer.writeheader()
-            writer.writerows(ordered)
-        os.replace(temporary, file)
+        every = [{column: format_value(row.get(column)) for column in COLUMNS} for row in [*kept, *rows]]
+        replace_csv(file, COLUMNS, sorted(every, key=lambda row: (row["arm"], int(row["fold"]), int(row["seed"]))))
     return file
