@@ -97,7 +97,12 @@ def _add_corrupt(commands: argparse._SubParsersAction) -> None:
         "--severity", type=_range, metavar="LOW:HIGH", help="instead: range the severity in [0, 1] is drawn from"
     )
     clean = sub.add_mutually_exclusive_group()
-    clean.add_argument("--trusted", type=int, default=5, metavar="N", help="cases that stay clean, by seed (default 5)")
+    clean.add_argument(
+        "--trusted",
+        type=int,
+        metavar="N",
+        help="cases that stay clean, by seed (default: those that the source declares, else 5)",
+    )
     clean.add_argument("--trusted-cases", nargs="+", default=[], metavar="CASE", help="name them instead")
     sub.add_argument(
         "--test-cases", nargs="+", default=[], metavar="N|CASE", help="hold out clean cases as imagesTs and labelsTs"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -24,6 +23,7 @@ from noise_tools.output import (
     written_whole,
 )
 from noise_tools.parallel import run_cases
+from noise_tools.plan import Plan, generator, make_plan, with_trusted
 from noise_tools.presets import find as find_preset
 from noise_tools.raw_dataset import (
     Case,
@@ -36,9 +36,10 @@ from noise_tools.raw_dataset import (
     side_file,
     write_label_like,
 )
-from noise_tools.recipe import DEFAULTS, Component, load_recipe, parse_components, spread, with_parameters
+from noise_tools.recipe import DEFAULTS, Component, load_recipe, parse_components, with_parameters
 from noise_tools.recipe import check as check_components
 from noise_tools.severity import MEASURES, REACHED, Found, Target, Trial, find_severity, measure
+from noise_tools.source_cases import known_cases
 from noise_tools.trusted_classes import classes_not_trusted
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ class Request:
             drawn.
         severity: range that severity is drawn from without a target; None means
             `DEFAULT_SEVERITY`, or the whole range of a strength that the user set.
-        trusted: how many cases stay clean and are named trusted, or which.
+        trusted: how many cases stay clean and are named trusted, or which; None: those that the source declares, or 5
+            where it declares none.
         test: how many clean cases to hold out as test cases, or which.
         allow_empty: accept cases without foreground (kept as they are) and labels that lose all of it.
     """
@@ -71,7 +73,7 @@ class Request:
     surface_distance: float | None = None
     label_change: float | None = None
     severity: tuple[float, float] | None = None
-    trusted: int | tuple[str, ...] = 5
+    trusted: int | tuple[str, ...] | None = None
     test: int | tuple[str, ...] = 0
     allow_empty: bool = False
 
@@ -85,15 +87,6 @@ class Request:
         content = asdict(self)
         content["components"] = [component.as_json() for component in self.components]
         return content
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Who is who: test cases, trusted cases, and the component of every case to corrupt. The rest stays clean."""
-
-    test: tuple[str, ...]
-    trusted: tuple[str, ...]
-    noisy: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -123,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
         folder = output_folder(raw_root(), args.output, name, args.overwrite, dataset.folder)
         content, lacking = corrupt(dataset, folder, request, args.processes)
     print(summary(content))
-    print(f"{note}Wrote {folder}")
+    print(f"{trusted_note(dataset, content)}{note}Wrote {folder}")
     if lacking:
         print(
             f"WARNING: no trusted case holds {', '.join(lacking)}, so nothing vouches for such labels; name cases that "
@@ -168,7 +161,9 @@ def corrupt(
     """
     check_request(request)
     check_components(request.components, dataset.labels.foreground)
-    plan = make_plan(dataset, request)
+    known = known_cases(dataset)
+    request = with_trusted(request, known)
+    plan = make_plan(dataset, request, known)
     check_files(dataset)
     check_not_replaced(folder, dataset.files)
     test_files = find_test_files(dataset, plan.test)
@@ -179,12 +174,23 @@ def corrupt(
         training = [name for name in dataset.cases if name not in plan.test]
         done = run_cases(corrupt_case, job, training, processes, "Corrupting")
         entries = {name: entry for name, (entry, _) in done.items()}
-        content = manifests.make(dataset.name, request.as_json(), list(plan.trusted), list(plan.test), entries)
+        content = manifests.make(
+            dataset.name, request.as_json(), list(plan.trusted), list(plan.test), entries, known.corrupted
+        )
         manifests.write(content, temporary / manifests.FILE_NAME)
         write_dataset_json(dataset, folder, temporary, training, plan.trusted)
         put_test_files(test_files, temporary)
     held = {name: values for name, (_, values) in done.items()}
     return content, classes_not_trusted(dataset.labels.regions, held, plan.trusted)
+
+
+def trusted_note(dataset: RawDataset, content: Mapping[str, Any]) -> str:
+    """A line that says what became of the trusted cases that the source declares, if it does."""
+    declared = known_cases(dataset).declared
+    if not declared:
+        return ""
+    kept = len(set(declared) & set(content["trusted_cases"]))
+    return f"Of the {len(declared)} trusted cases that {dataset.name} declares, {kept} are trusted here.\n"
 
 
 def check_request(request: Request) -> None:
@@ -205,53 +211,6 @@ def check_request(request: Request) -> None:
             raise NoiseToolsError(f"--severity is {low:g}:{high:g}; expected LOW <= HIGH within [0, 1].")
     if request.seed < 0:
         raise NoiseToolsError(f"--seed is {request.seed}; give a whole number from 0.")
-
-
-def make_plan(dataset: RawDataset, request: Request) -> Plan:
-    """Chooses test, trusted and corrupted cases by seed.
-
-    Cases are shuffled once; a larger `case_fraction` corrupts the same cases and more, in the same way.
-    """
-    order = sorted(dataset.cases)
-    generator(request.seed, "plan").shuffle(order)
-    test = _pick(order, request.test, "--test-cases", dataset)
-    order = [name for name in order if name not in test]
-    if request.trusted in (0, ()):
-        raise NoiseToolsError("--trusted is 0, but training needs a case known to be clean; give 1 or more.")
-    trusted = _pick(order, request.trusted, "--trusted", dataset)
-    rest = [name for name in order if name not in trusted]
-    if not rest:
-        raise NoiseToolsError(
-            f"All {len(order)} training cases are to be trusted, which leaves none to corrupt; lower --trusted."
-        )
-    noisy = rest[: round(request.case_fraction * len(rest))]
-    return Plan(test, trusted, dict(zip(noisy, spread(request.components, len(noisy)), strict=True)))
-
-
-def _pick(order: Sequence[str], asked: int | Sequence[str], flag: str, dataset: RawDataset) -> tuple[str, ...]:
-    if not isinstance(asked, int):
-        unknown = [name for name in asked if name not in dataset.cases]
-        if unknown:
-            raise NoiseToolsError(
-                f"{flag} names {', '.join(unknown)}, which {dataset.name} does not have; its cases are like {order[0]}."
-            )
-        taken = [name for name in asked if name not in order]
-        if taken:
-            raise NoiseToolsError(f"{flag} names {', '.join(taken)}, a test case; a case is either test or trusted.")
-        return tuple(sorted(set(asked)))
-    if asked < 0:
-        raise NoiseToolsError(f"{flag} is {asked}; give a number of cases, 0 or more.")
-    if asked > len(order) or (asked == len(order) and flag == "--test-cases"):
-        raise NoiseToolsError(
-            f"{flag} is {asked}, but {dataset.name} has {len(order)} cases to choose from; give fewer."
-        )
-    return tuple(sorted(order[:asked]))
-
-
-def generator(seed: int, *purpose: str) -> np.random.Generator:
-    """Random numbers that depend on the seed and on what they are for, never on the order of calls."""
-    digest = hashlib.sha256("\0".join(purpose).encode()).digest()
-    return np.random.default_rng([seed, *np.frombuffer(digest, dtype="<u4").tolist()])
 
 
 def corrupt_case(job: Job, identifier: str) -> tuple[dict[str, Any], list[int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,15 @@ FILE_NAME = "noise_manifest.json"
 
 
 def make(
-    source: str, settings: dict[str, Any], trusted: list[str], test: list[str], cases: dict[str, Any]
+    source: str,
+    settings: dict[str, Any],
+    trusted: list[str],
+    test: list[str],
+    cases: dict[str, Any],
+    corrupted_before: Collection[str] = (),
 ) -> dict[str, Any]:
     """The manifest as a dict; no dates or host names, so that equal runs give equal bytes."""
+    before = {"corrupted_before": sorted(corrupted_before)} if corrupted_before else {}
     return {
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
@@ -27,6 +34,7 @@ def make(
         "settings": settings,
         "trusted_cases": sorted(trusted),
         "test_cases": sorted(test),
+        **before,
         "cases": dict(sorted(cases.items())),
     }
 
@@ -56,6 +64,12 @@ def read(path: Path) -> dict[str, Any]:
     if missing:
         raise NoiseToolsError(f"{path} lacks the key {missing[0]!r}; give the noise_manifest.json as it was written.")
     return content
+
+
+def corrupted_cases(manifest: Mapping[str, Any]) -> frozenset[str]:
+    """Cases whose label is wrong by this manifest, or was so in the data set that it was made from."""
+    own = {name for name, entry in manifest["cases"].items() if entry.get("noise") is not None}
+    return frozenset(own | set(manifest.get("corrupted_before", ())))
 
 
 def sha256(path: Path) -> str:
