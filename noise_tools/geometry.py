@@ -12,7 +12,7 @@ Box = tuple[slice, ...]
 # A voxel surface is longer than the smooth surface it stands for: 3/2 on a sphere, 4/pi on a disc.
 _VOXEL_SURFACE_EXCESS = {2: 4 / math.pi, 3: 1.5}
 _SURFACE = 0.25  # voxels from the centre of the nearest voxel of the other side to the surface
-_SUBVOXEL_SIGMA = 0.7  # voxels; just enough to tell corners from faces
+_SUBVOXEL_SIGMA = 0.7  # finest voxel edges; just enough to tell corners from faces
 
 
 def bounding_box(mask: np.ndarray) -> Box | None:
@@ -74,7 +74,9 @@ def signed_distance(mask: np.ndarray, spacing: Sequence[float], side: str = "bot
     inside = _distance_to(~mask, spacing) if side != "outside" else first_shell
     outside = _distance_to(mask, spacing) if side != "inside" else first_shell
     distance = np.where(mask, inside, -outside)
-    smooth = gaussian_filter(distance, _SUBVOXEL_SIGMA, truncate=2.0, mode="nearest")
+    # Equal in mm along all axes: in voxels, slices some mm apart would be mixed, and thin structures lose their depth.
+    sigma = [_SUBVOXEL_SIGMA * (min(spacing) / step) for step in spacing]
+    smooth = gaussian_filter(distance, sigma, truncate=2.0, mode="nearest")
     distance /= 4
     return np.where(mask, np.maximum(smooth, distance), np.minimum(smooth, distance))
 

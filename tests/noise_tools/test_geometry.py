@@ -37,6 +37,31 @@ def test_signed_distance_agrees_with_scipy_but_for_a_quarter_voxel():
     assert np.abs(geometry.signed_distance(mask, (1.0, 1.0, 1.0)) - naive).max() < 0.75
 
 
+@pytest.mark.parametrize("slices", [1, 2])
+@pytest.mark.parametrize("spacing", [(5.0, 0.5, 0.5), (8.0, 1.0, 1.0)])
+def test_thin_structures_of_thick_slices_have_their_distance_in_the_slice(spacing, slices):
+    """Smoothed across slices, the distance inside would lose up to half, and outside gain as much."""
+    disc = ball(12, spacing[1:]) > 0
+    mask = np.zeros((7, *disc.shape), dtype=bool)
+    mask[3 : 3 + slices] = disc
+    distance = geometry.signed_distance(mask, spacing)[3]
+    in_slice = geometry.signed_distance(disc, spacing[1:])
+    near = np.abs(in_slice) < 0.6 * spacing[0]
+    assert np.abs(distance - in_slice)[near].max() < 0.75 * spacing[1]
+
+
+def test_in_cubes_smoothing_is_the_same_along_all_axes(monkeypatch):
+    """So that labels made before from isotropic data can be made again."""
+    from scipy import ndimage
+
+    used = []
+    monkeypatch.setattr(
+        ndimage, "gaussian_filter", lambda array, sigma, **_: used.append(sigma) or array.astype(np.float32)
+    )
+    geometry.signed_distance(ball(5, (0.7, 0.7, 0.7)) > 0, (0.7, 0.7, 0.7))
+    assert used == [[0.7, 0.7, 0.7]]
+
+
 @pytest.mark.parametrize("side", ["inside", "outside"])
 def test_one_side_alone_is_the_same_there(side):
     mask = ball(12) > 0
