@@ -38,8 +38,9 @@ from noise_tools.raw_dataset import (
 )
 from noise_tools.recipe import DEFAULTS, Component, load_recipe, parse_components, with_parameters
 from noise_tools.recipe import check as check_components
-from noise_tools.severity import MEASURES, REACHED, Found, Target, Trial, find_severity, measure
+from noise_tools.severity import MEASURES, Found, Target, Trial, find_severity, measure
 from noise_tools.source_cases import known_cases
+from noise_tools.summary import summary
 from noise_tools.trusted_classes import classes_not_trusted
 
 if TYPE_CHECKING:
@@ -416,57 +417,6 @@ def put_test_files(files: Mapping[str, Path], folder: Path) -> None:
         target = folder / place
         target.parent.mkdir(exist_ok=True)
         (link_or_copy if target.parent.name == "imagesTs" else copy_new)(path, target)
-
-
-def summary(content: dict[str, Any]) -> str:
-    """Table for people: per noise type the cases, the label Dice and any other measure asked for and achieved."""
-    entries = [entry for entry in content["cases"].values() if entry["noise"]]
-    shown = [name for name in MEASURES if name == "label_dice" or content["settings"][name] is not None]
-    rows = [["noise", "cases"]]
-    for name in shown:
-        rows[0] += [f"{_TITLES[name]} asked", "achieved: mean (min - max)"]
-    rows[0].append("missed")
-    for kind in dict.fromkeys(entry["noise"] for entry in entries):
-        rows.append(_row(kind, [entry for entry in entries if entry["noise"] == kind], shown))
-    if len(rows) != 2:
-        rows.append(_row("all", entries, shown))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    clean = len(content["cases"]) - len(entries) - len(content["trusted_cases"])
-    lines.append(
-        f"{len(content['cases'])} training cases: {len(entries)} corrupted, {len(content['trusted_cases'])} trusted, "
-        f"{clean} clean but not trusted; {len(content['test_cases'])} held out as test cases."
-    )
-    changed = sum(entry["changed"] for entry in entries)
-    if changed < len(entries):
-        lines.append(
-            f"{changed} of {len(entries)} corrupted labels changed; in the others ('changed' in {manifests.FILE_NAME}) "
-            "the noise found nothing it could do: ask for more, widen its range with --param, or take another type."
-        )
-    missed = sum(_missed(entry) for entry in entries)
-    if missed:
-        lines.append(
-            f"{missed} corrupted labels could not be brought to the asked value (within {REACHED:.0%}); the closest "
-            f"was kept, see {manifests.FILE_NAME}."
-        )
-    return "\n".join(lines)
-
-
-_TITLES = {"label_dice": "label Dice", "surface_distance": "HD95 in mm", "label_change": "changed share"}
-
-
-def _missed(entry: Mapping[str, Any]) -> bool:
-    return any(entry[name]["reached"] is False for name in MEASURES)
-
-
-def _row(kind: str, entries: Sequence[dict[str, Any]], shown: Sequence[str]) -> list[str]:
-    cells = [kind, str(len(entries))]
-    for name in shown:
-        asked = next((entry[name]["asked"] for entry in entries), None)
-        values = [entry[name]["achieved"] for entry in entries if entry[name]["achieved"] is not None]
-        cells.append("-" if asked is None else f"{asked:.3f}")
-        cells.append(f"{np.mean(values):.3f} ({min(values):.3f} - {max(values):.3f})" if values else "-")
-    return [*cells, str(sum(_missed(entry) for entry in entries))]
 
 
 def _count_or_names(values: Sequence[str], cases: Collection[str]) -> int | tuple[str, ...]:

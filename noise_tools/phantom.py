@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.ndimage import gaussian_filter, zoom
 
-from noise_tools.corrupt import generator
 from noise_tools.errors import NoiseToolsError
 from noise_tools.output import output_folder, reserved, written_whole
 from noise_tools.parallel import run_cases
+from noise_tools.plan import generator
 from noise_tools.raw_dataset import raw_root
 
 if TYPE_CHECKING:

@@ -186,7 +186,7 @@ def _noisy(
     """Noisy label and its mean Dice over the labels, with the random numbers `corrupt` would use."""
     import numpy as np
 
-    from noise_tools.corrupt import generator
+    from noise_tools.plan import generator
     from noise_tools.severity import Trial, find_severity, mean_label_dice
 
     regions = list(dataset.labels.regions.values())
