@@ -11,9 +11,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
 
+from noise_tools.dataset_json import read_dataset_json
 from noise_tools.errors import NoiseToolsError
+from noise_tools.manifest import FILE_NAME as MANIFEST
 from noise_tools.raw_dataset import folders_with_id, referenced_files
 
+PHANTOM_MARK = "Synthetic phantom by noise_tools"  # starts the description of phantoms; of older ones, too
 # What a file system says that has no hard links, not for this file, or not to there.
 _NO_LINKS = frozenset(
     {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
@@ -90,6 +93,7 @@ def output_folder(root: Path, dataset_id: int, short_name: str, overwrite: bool,
     if not short_name or not all(c.isalnum() or c in "_-" for c in short_name):
         raise NoiseToolsError(f"--name is {short_name!r}; use letters, digits, '_' and '-' only.")
     folder = root / f"Dataset{dataset_id:03d}_{short_name}"
+    _check_place(folder)
     for taken in folders_with_id(root, dataset_id):
         if source is not None and taken.resolve() == source.resolve():
             raise NoiseToolsError(
@@ -101,6 +105,11 @@ def output_folder(root: Path, dataset_id: int, short_name: str, overwrite: bool,
             raise NoiseToolsError(
                 f"{folder.name} exists already; choose another id with -o, or pass --overwrite to replace it."
             )
+        if not _made_here(folder):
+            raise NoiseToolsError(
+                f"{folder.name} was not made by noise_tools, which --overwrite never removes; choose another id "
+                "with -o, or remove it yourself."
+            )
         _check_not_used(folder, [path for path in root.glob("Dataset*") if path not in (folder, source)])
     for variable in ("nnUNet_preprocessed", "nnUNet_results"):
         taken = other_folder(variable, f"Dataset{dataset_id:03d}_*")
@@ -109,6 +118,26 @@ def output_folder(root: Path, dataset_id: int, short_name: str, overwrite: bool,
                 f"Id {dataset_id} belongs to {taken.name} in {variable}, nnU-Net takes one name per id; use another."
             )
     return folder
+
+
+def _check_place(folder: Path) -> None:
+    """Raises NoiseToolsError for a link or file where the data set goes: renaming would keep a link to the old one."""
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        kind = f"a link to {os.readlink(folder)}" if folder.is_symlink() else "a file"
+        raise NoiseToolsError(
+            f"{folder} is {kind}, expected a folder or nothing; choose another id with -o, or remove it yourself."
+        )
+
+
+def _made_here(folder: Path) -> bool:
+    """Whether noise_tools wrote a data set: it has a manifest, or is a phantom by its description."""
+    if (folder / MANIFEST).is_file():
+        return True
+    try:
+        description = read_dataset_json(folder / "dataset.json").get("description")
+    except (OSError, NoiseToolsError):
+        return False
+    return isinstance(description, str) and description.startswith(PHANTOM_MARK)
 
 
 def check_not_replaced(folder: Path, files: Iterable[Path]) -> None:

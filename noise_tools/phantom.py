@@ -18,7 +18,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter, zoom
 
 from noise_tools.errors import NoiseToolsError
-from noise_tools.output import output_folder, reserved, written_whole
+from noise_tools.output import PHANTOM_MARK, output_folder, reserved, written_whole
 from noise_tools.parallel import run_cases
 from noise_tools.plan import generator
 from noise_tools.raw_dataset import raw_root
@@ -217,7 +217,7 @@ def _save(array: np.ndarray, spacing: tuple[float, ...], path: Path) -> None:
 def _dataset_json(name: str, count: int, dim: int) -> dict[str, Any]:
     return {
         "name": name,
-        "description": "Synthetic phantom by noise_tools: a bent structure with two touching labels",
+        "description": f"{PHANTOM_MARK}: a bent structure with two touching labels",
         "channel_names": {"0": "MRI" if dim == 3 else "grey"},
         "labels": {"background": 0, "head": 1, "tail": 2},
         "numTraining": count,

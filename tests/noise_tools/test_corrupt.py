@@ -511,8 +511,11 @@ def test_existing_data_set_stays_without_overwrite(raw, capsys):
 
 def test_a_data_set_that_holds_the_images_of_the_source_is_not_overwritten(raw, capsys):
     assert run("-d", 3, "-o", 503, *USUAL) == 0
-    before = content_of(raw / "Dataset003_Balls")
     again = ("-o", 3, "--name", "Balls", "--overwrite")
+    assert run("-d", 503, *again, *USUAL) == 2
+    assert "Dataset003_Balls was not made by noise_tools" in capsys.readouterr().err
+    (raw / "Dataset003_Balls" / "noise_manifest.json").write_text("{}")  # as if it was
+    before = content_of(raw / "Dataset003_Balls")
     assert run("-d", 503, *again, *USUAL) == 2
     assert "would remove with the old Dataset003_Balls; choose another id with -o." in capsys.readouterr().err
     manifest = raw / "Dataset503_BallsNoisy" / "noise_manifest.json"

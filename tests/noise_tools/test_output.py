@@ -164,3 +164,41 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path):
     with pytest.raises(NoiseToolsError, match="Cannot write in .*nowhere .No such file or directory"):
         with output.reserved(tmp_path / "nowhere", 503):
             raise AssertionError("reserved nothing")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "ours"),
+    [
+        ("noise_manifest.json", "{}", True),
+        ("dataset.json", '{"description": "Synthetic phantom by noise_tools: a bent structure"}', True),
+        ("dataset.json", '{"description": "Patients of 2019"}', False),
+        ("dataset.json", "{", False),
+        ("notes.txt", "", False),
+    ],
+)
+def test_only_what_noise_tools_made_is_replaced(tmp_path, name, content, ours):
+    folder = tmp_path / "Dataset503_New"
+    folder.mkdir()
+    (folder / name).write_text(content)
+    if ours:
+        assert output.output_folder(tmp_path, 503, "New", overwrite=True) == folder
+    else:
+        with pytest.raises(NoiseToolsError, match="Dataset503_New was not made by noise_tools"):
+            output.output_folder(tmp_path, 503, "New", overwrite=True)
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "file"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_link_or_file_in_the_place_is_refused(tmp_path, kind, overwrite):
+    place, elsewhere = tmp_path / "Dataset503_New", tmp_path / "elsewhere"
+    if kind == "file":
+        place.touch()
+    else:
+        place.symlink_to(elsewhere, target_is_directory=True)
+    if kind == "link":
+        elsewhere.mkdir()
+        (elsewhere / "noise_manifest.json").write_text("{}")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(NoiseToolsError, match=f"New is a {kind.split()[-1]}.*expected a folder or nothing"):
+        output.output_folder(tmp_path, 503, "New", overwrite)
+    assert sorted(tmp_path.iterdir()) == before
