@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from noise_tools.output import (
     reserved,
     written_whole,
 )
-from noise_tools.parallel import run_cases
+from noise_tools.parallel import Workers
 from noise_tools.plan import Plan, generator, make_plan, with_trusted
 from noise_tools.presets import find as find_preset
 from noise_tools.raw_dataset import (
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     import argparse
 
 DEFAULT_SEVERITY = (0.1, 0.3)
+_LISTED = 10  # labels that cannot be used, of which the error says why
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,10 @@ class Job:
     request: Request
     plan: Plan
     labels_folder: Path
+
+    def has_foreground(self, label: np.ndarray) -> bool:
+        """Whether any declared label occurs."""
+        return bool(np.isin(label, self.dataset.labels.foreground).any())
 
 
 def run(args: argparse.Namespace) -> int:
@@ -173,8 +178,11 @@ def corrupt(
         labels.mkdir()
         job = Job(dataset, request, plan, labels)
         training = [name for name in dataset.cases if name not in plan.test]
-        done = run_cases(corrupt_case, job, training, processes, "Corrupting")
+        with Workers(job, min(processes, len(training))) as workers:
+            check_labels(workers, training)
+            done = workers.run(corrupt_case, training, "Corrupting")
         entries = {name: entry for name, (entry, _) in done.items()}
+        check_done(request, entries)
         content = manifests.make(
             dataset.name, request.as_json(), list(plan.trusted), list(plan.test), entries, known.corrupted
         )
@@ -214,6 +222,54 @@ def check_request(request: Request) -> None:
         raise NoiseToolsError(f"--seed is {request.seed}; give a whole number from 0.")
 
 
+def check_labels(workers: Workers, training: Sequence[str]) -> None:
+    """Reads every label before any is corrupted; raises NoiseToolsError that says what is wrong with them.
+
+    The workers' `Job` says which cases need foreground.
+    """
+    found = workers.run(problem_of, training, "Checking")
+    problems = [problem for problem in found.values() if problem]
+    if len(problems) == 1:
+        raise NoiseToolsError(problems[0])
+    if problems:
+        more = [f"... and {len(problems) - _LISTED} more."] if len(problems) > _LISTED else []
+        lines = [
+            f"{len(problems)} of {len(training)} labels cannot be used; mend them first:",
+            *problems[:_LISTED],
+            *more,
+        ]
+        raise NoiseToolsError("\n  ".join(lines))
+
+
+def problem_of(job: Job, identifier: str) -> str | None:
+    """Why the label of a case cannot be used, if so."""
+    case = job.dataset.cases[identifier]
+    try:
+        label, _ = read_label(job.dataset, case)
+    except NoiseToolsError as error:
+        return str(error)
+    if identifier not in job.plan.noisy or job.request.allow_empty or job.has_foreground(label):
+        return None
+    return (
+        f"Case {identifier}: {case.label.name} has no foreground to corrupt; pass --allow-empty to leave such cases as "
+        "they are."
+    )
+
+
+def check_done(request: Request, entries: Mapping[str, Any]) -> None:
+    """Raises NoiseToolsError if noise of a drawn strength would have removed everything wherever it was applied.
+
+    Single labels are left as they are then, but where all are, nothing was corrupted.
+    """
+    noisy = [entry for entry in entries.values() if entry["noise"]]
+    if request.target is None and noisy and all("note" in entry for entry in noisy):
+        kinds = ", ".join(dict.fromkeys(entry["noise"] for entry in noisy))
+        raise NoiseToolsError(
+            f"{kinds} would remove the whole foreground of every label chosen for noise ({len(noisy)}); ask for less "
+            "noise, or pass --allow-empty to accept it."
+        )
+
+
 def corrupt_case(job: Job, identifier: str) -> tuple[dict[str, Any], list[int]]:
     """Writes the label of one case and returns its manifest entry, and the foreground values of the clean label."""
     case = job.dataset.cases[identifier]
@@ -227,13 +283,8 @@ def corrupt_case(job: Job, identifier: str) -> tuple[dict[str, Any], list[int]]:
         component = job.request.components[job.plan.noisy[identifier]]
         if held:
             noisy, entry = make_noisy(job, component, case, label, spacing)
-        elif job.request.allow_empty:
-            entry["note"] = "chosen for noise, but the clean label has no foreground"
         else:
-            raise NoiseToolsError(
-                f"Case {identifier}: {case.label.name} has no foreground to corrupt; pass --allow-empty to leave such "
-                "cases as they are."
-            )
+            entry["note"] = "chosen for noise, but the clean label has no foreground"
     write_label(job.dataset, case, label, noisy, target)
     entry["clean_sha256"] = manifests.sha256(case.label)
     entry["sha256"] = manifests.sha256(target)
@@ -276,10 +327,10 @@ def make_noisy(
 
     def attempt(severity: float) -> Trial:
         noisy = make(severity)[0]
-        kept = request.allow_empty or np.isin(noisy, declared.foreground).any()
+        kept = request.allow_empty or job.has_foreground(noisy)
         changed = not np.array_equal(noisy, label)
         value = measure(target.measure, label, noisy, regions, spacing)
-        return Trial(value, usable=bool(kept) and (changed or not target.wants_change))
+        return Trial(value, usable=kept and (changed or not target.wants_change), kept=kept)
 
     target = request.target
     if target is None:
@@ -287,13 +338,14 @@ def make_noisy(
     else:
         found = find_severity(attempt, target.value, target.rising)
     noisy, steps = make(found.severity)
-    if not request.allow_empty and not np.isin(noisy, declared.foreground).any():
-        raise NoiseToolsError(
-            f"Case {case.identifier}: {component.name} at severity {found.severity:.3g} removes the whole foreground; "
-            "ask for less noise, or pass --allow-empty to accept it."
-        )
+    note = {}
+    if not request.allow_empty and not job.has_foreground(noisy):
+        # One tiny structure must not cost the work on all other cases.
+        noisy, steps, note = label, [], {"note": "left as it was: the noise would have removed the whole foreground"}
+        found = replace(found, reached=target is None)
     return noisy, {
         "noise": component.name,
+        **note,
         "severity": found.severity,
         "changed": not np.array_equal(noisy, label),
         **_achieved(request, found, label, noisy, regions, spacing),

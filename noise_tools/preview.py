@@ -203,7 +203,7 @@ def _noisy(
         noisy = make(strength)
         changed = not np.array_equal(noisy, label)
         kept = bool(np.isin(noisy, dataset.labels.foreground).any())  # without --allow-empty `corrupt` takes no other
-        return Trial(mean_label_dice(label, noisy, regions), usable=kept and (changed or label_dice == 1))
+        return Trial(mean_label_dice(label, noisy, regions), kept and (changed or label_dice == 1), kept)
 
     noisy = make(find_severity(attempt, label_dice).severity if severity is None else severity)
     return noisy, mean_label_dice(label, noisy, regions)

@@ -101,16 +101,20 @@ class Target:
 
 @dataclass(frozen=True)
 class Trial:
-    """What one severity gave: the value of the measure, and whether the label may be the result of a search."""
+    """What one severity gave: the value of the measure, and whether the label may be the result of a search.
+
+    Of labels that may not, those that are `kept` (some foreground is left) are preferred.
+    """
 
     value: float
     usable: bool
+    kept: bool = True
 
 
 def find_severity(attempt: Callable[[float], Trial], target: float, rising: bool = False) -> Found:
     """Bisects severity in [0, 1] until `attempt(severity)` gives `target`; the closest usable value seen wins.
 
-    Only if nothing is usable anywhere, the closest of the others is taken.
+    Only if nothing is usable anywhere, the closest of the others is taken, of those with foreground if there are any.
 
     Args:
         attempt: value of a severity; falls with it (Dice), or rises (surface distance) if `rising`.
@@ -120,7 +124,8 @@ def find_severity(attempt: Callable[[float], Trial], target: float, rising: bool
     usable = [(severity, trial) for severity, trial in seen if trial.usable]
     if not usable:  # bisection takes for granted that more strength does more; look whether less does something
         usable = [(severity, trial) for severity in _GRID if (trial := attempt(severity)).usable]
-    severity, best = min(reversed(usable or seen), key=lambda one: abs(one[1].value - target))
+    kept = [(severity, trial) for severity, trial in seen if trial.kept]
+    severity, best = min(reversed(usable or kept or seen), key=lambda one: abs(one[1].value - target))
     return Found(severity, best.value, reached=abs(best.value - target) <= _tolerance(target, rising))
 
 

@@ -44,7 +44,7 @@ def _row(kind: str, entries: Sequence[Mapping[str, Any]], shown: Sequence[str]) 
         values = [entry[name]["achieved"] for entry in entries if entry[name]["achieved"] is not None]
         cells.append("-" if asked is None else f"{asked:.3f}")
         cells.append(f"{np.mean(values):.3f} ({min(values):.3f} - {max(values):.3f})" if values else "-")
-    return [*cells, str(sum(_missed(entry) for entry in entries))]
+    return [*cells, str(sum(_missed(entry) or "note" in entry for entry in entries))]
 
 
 def _missed(entry: Mapping[str, Any]) -> bool:
@@ -70,13 +70,27 @@ def _left_out(content: Mapping[str, Any]) -> list[str]:
 
 
 def _unchanged(entries: Mapping[str, Any]) -> list[str]:
-    changed = sum(entry["changed"] for entry in entries.values())
-    if changed == len(entries):
-        return []
-    return [
-        f"{changed} of {len(entries)} corrupted labels changed; in the others ('changed' in {manifests.FILE_NAME}) "
-        "the noise found nothing it could do: ask for more, widen its range with --param, or take another type."
-    ]
+    """Labels that are as they were: because the noise would have left nothing, or because it did nothing."""
+    spared = [name for name, entry in entries.items() if "note" in entry]
+    idle = [name for name, entry in entries.items() if not entry["changed"] and "note" not in entry]
+    lines = []
+    if spared:
+        lines.append(
+            f"{len(spared)} corrupted labels ({_named(spared)}) were left as they were, since the noise would have "
+            "removed their whole foreground: ask for less, or pass --allow-empty."
+        )
+    if idle:
+        lines.append(
+            f"{len(entries) - len(idle) - len(spared)} of {len(entries)} corrupted labels changed; in the others "
+            f"({_named(idle)}) the noise found nothing it could do: ask for more, widen its range with --param, or "
+            "take another type."
+        )
+    return lines
+
+
+def _named(cases: Sequence[str]) -> str:
+    more = f" and {len(cases) - _NAMED} more" if len(cases) > _NAMED else ""
+    return ", ".join(cases[:_NAMED]) + more
 
 
 def _missed_targets(entries: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -324,6 +324,25 @@ def test_a_label_that_could_only_vanish_stays_and_is_said(raw, capsys):
     assert "0 of 1 corrupted labels changed" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("target", [["--severity", 1], ["--label-dice", 0]])
+def test_one_label_that_would_vanish_does_not_end_the_run(raw, capsys, target):
+    dot = two_balls() * 0
+    dot[5, 5, 5] = 1
+    write_dataset(raw / "Dataset007_Some", {"a": two_balls(), "b": two_balls(), "dot": dot})
+    words = ["--noise", "erosion", "--param", "erosion.radius=2:2", "--trusted-cases", "a", *target]
+    assert run("-d", 7, "-o", 507, *words) == 0
+    out = capsys.readouterr().out
+    assert "1 corrupted labels (dot) were left as they were, since the noise would have removed their whole" in out
+    folder = raw / "Dataset507_SomeNoisy"
+    entry = manifests.read(folder / "noise_manifest.json")["cases"]["dot"]
+    assert entry["changed"] is False and entry["steps"] == [] and "left as it was" in entry["note"]
+    assert entry["label_dice"]["achieved"] == 1 and entry["label_dice"]["reached"] in (None, False)
+    assert (folder / "labelsTr" / "dot.nii.gz").read_bytes() == (
+        raw / "Dataset007_Some" / "labelsTr" / "dot.nii.gz"
+    ).read_bytes()
+    assert not np.array_equal(read(folder / "labelsTr" / "b.nii.gz"), two_balls())
+
+
 def test_ranges_of_the_user_without_target(raw):
     run("-d", 3, "-o", 503, "--noise", "erosion", "--param", "erosion.radius=0.5:1.5", "--trusted", 2)
     manifest = manifests.read(raw / "Dataset503_BallsNoisy" / "noise_manifest.json")
@@ -430,7 +449,7 @@ def test_allow_empty(raw):
         ("--name a/b", "--name is 'a/b'; use letters, digits, '_' and '-' only."),
         (
             "--severity 1",
-            "erosion at severity 1 removes the whole foreground; ask for less noise, or pass --allow-empty",
+            "erosion would remove the whole foreground of every label chosen for noise (8); ask for less noise",
         ),
     ],
 )
@@ -479,6 +498,23 @@ def test_bad_labels(raw, capsys, change, says, processes):
     assert run("-d", 3, "-o", 503, "--noise", "erosion", "--trusted", 2, "--seed", 1, "-np", processes) == 2
     assert says in capsys.readouterr().err
     assert content_of(raw) == before
+
+
+def test_all_bad_labels_are_listed_before_any_is_corrupted(raw, capsys):
+    for i in range(3):
+        spoil(raw, f"case_{i:02d}", lambda label: label + 5 * (label == 2))
+    assert run("-d", 3, "-o", 503, "--noise", "erosion", "--trusted", 2) == 2
+    error = capsys.readouterr().err
+    assert "error: 3 of 10 labels cannot be used; mend them first:\n  Case case_00: case_00.nii.gz has" in error
+    assert error.count("has label values [7]") == 3 and "Corrupting" not in error
+
+
+def test_of_many_bad_labels_ten_are_listed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path))
+    write_dataset(tmp_path / "Dataset007_Bad", {f"c{i:02d}": two_balls() * 9 for i in range(12)})
+    assert run("-d", 7, "-o", 507, "--noise", "erosion") == 2
+    error = capsys.readouterr().err
+    assert error.count("Case c") == 10 and "... and 2 more." in error
 
 
 def test_truncated_label_file(raw, capsys):

@@ -89,3 +89,9 @@ def test_where_nothing_is_usable_the_closest_comes_back():
     assert search(lambda s: 1.0, 0.7, usable=lambda s: False) == severity.Found(1.0, 1.0, reached=False)
     found = search(lambda s: 1.0 if s < 0.5 else 0.0, 0.7, usable=lambda s: False)
     assert found.value == 1.0 and not found.reached
+
+
+def test_of_unusable_labels_one_with_foreground_is_preferred():
+    """A dot is there or gone: gone is nearer to the target, and no label to train on."""
+    found = severity.find_severity(lambda s: severity.Trial(1.0 if s < 0.5 else 0.0, False, kept=s < 0.5), 0.2)
+    assert found.value == 1.0 and not found.reached
