@@ -60,7 +60,9 @@ def make_plan(dataset: RawDataset, request: Request, known: KnownCases | None = 
         raise NoiseToolsError(
             f"All {len(order)} training cases are to be trusted, which leaves none to corrupt; lower --trusted."
         )
-    noisy = rest[: round(request.case_fraction * len(rest))]
+    # A share of few cases may be less than half a case; who asks for noise gets some.
+    count = max(round(request.case_fraction * len(rest)), 1 if request.case_fraction > 0 else 0)
+    noisy = rest[:count]
     return Plan(test, trusted, dict(zip(noisy, spread(request.components, len(noisy)), strict=True)))
 
 

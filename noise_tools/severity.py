@@ -114,18 +114,30 @@ class Trial:
 def find_severity(attempt: Callable[[float], Trial], target: float, rising: bool = False) -> Found:
     """Bisects severity in [0, 1] until `attempt(severity)` gives `target`; the closest usable value seen wins.
 
+    Where that is not the target, a grid is tried, too, since not every noise does more with more strength.
     Only if nothing is usable anywhere, the closest of the others is taken, of those with foreground if there are any.
 
     Args:
         attempt: value of a severity; falls with it (Dice), or rises (surface distance) if `rising`.
-        target: the value asked for. If full strength does not reach it, severity 1 comes back as not reached.
+        target: the value asked for. If nothing reaches it, the closest comes back as not reached.
     """
     seen = _bisect(attempt, target, rising)
-    usable = [(severity, trial) for severity, trial in seen if trial.usable]
-    if not usable:  # bisection takes for granted that more strength does more; look whether less does something
-        usable = [(severity, trial) for severity in _GRID if (trial := attempt(severity)).usable]
-    kept = [(severity, trial) for severity, trial in seen if trial.kept]
-    severity, best = min(reversed(usable or kept or seen), key=lambda one: abs(one[1].value - target))
+    found = _closest([one for one in seen if one[1].usable], target, rising)
+    if found and found.reached:
+        return found
+    # Bisection takes for granted that more strength does more; of some noise a lesser one comes nearer.
+    grid = [(severity, attempt(severity)) for severity in _GRID]
+    other = _closest([one for one in grid if one[1].usable], target, rising)
+    if other and (found is None or abs(other.value - target) < abs(found.value - target)):
+        found = other
+    return found or _closest([one for one in seen if one[1].kept] or seen, target, rising)
+
+
+def _closest(tried: Sequence[tuple[float, Trial]], target: float, rising: bool) -> Found | None:
+    """The trial closest to the target, the later one of equals; None if there is none."""
+    if not tried:
+        return None
+    severity, best = min(reversed(tried), key=lambda one: abs(one[1].value - target))
     return Found(severity, best.value, reached=abs(best.value - target) <= _tolerance(target, rising))
 
 

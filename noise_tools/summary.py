@@ -99,7 +99,7 @@ def _missed_targets(entries: Iterable[Mapping[str, Any]]) -> list[str]:
         return []
     return [
         f"{missed} corrupted labels could not be brought to the asked value (within {REACHED:.0%}); the closest "
-        f"was kept, see {manifests.FILE_NAME}."
+        f"that was found was kept, see {manifests.FILE_NAME}."
     ]
 
 

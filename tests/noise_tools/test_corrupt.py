@@ -132,9 +132,9 @@ def test_a_larger_fraction_corrupts_the_same_cases_and_more(raw):
     components = parse_components(["erosion", "dilation", "affine"])
     plans = [
         corrupt.make_plan(dataset, corrupt.Request(components, fraction, seed=4, trusted=2))
-        for fraction in (0.25, 0.5, 1.0)
+        for fraction in (0.0, 0.01, 0.25, 0.5, 1.0)
     ]
-    assert [len(plan.noisy) for plan in plans] == [2, 4, 8]
+    assert [len(plan.noisy) for plan in plans] == [0, 1, 2, 4, 8]
     for small, large in zip(plans, plans[1:], strict=False):
         assert small.noisy.items() <= large.noisy.items() and small.trusted == large.trusted
 

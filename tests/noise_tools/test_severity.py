@@ -85,6 +85,22 @@ def test_an_unchanged_full_strength_is_not_the_end():
     assert found.value == 0.6 and not found.reached
 
 
+def test_a_lesser_strength_that_comes_nearer_is_found():
+    """Shifted by half the image, a slice may fall on another structure: full strength does less."""
+    found = search(lambda s: 20 * s if s <= 0.5 else 6.0, 9.0, rising=True)
+    assert found.value == 8.75 and found.reached and found.severity == 7 / 16
+
+
+def test_the_grid_is_not_tried_where_bisection_was_enough():
+    tried = []
+    search(lambda s: tried.append(s) or 1 - s, 0.3)
+    assert len(tried) < 16
+
+
+def test_of_equal_values_the_full_strength_stays():
+    assert search(lambda s: 1 - 0.3 * min(1, 2 * s), 0.5).severity == 1.0
+
+
 def test_where_nothing_is_usable_the_closest_comes_back():
     assert search(lambda s: 1.0, 0.7, usable=lambda s: False) == severity.Found(1.0, 1.0, reached=False)
     found = search(lambda s: 1.0 if s < 0.5 else 0.0, 0.7, usable=lambda s: False)
