@@ -105,18 +105,30 @@ def _distance_to(mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     return distance
 
 
-def smooth_field(rng: np.random.Generator, shape: Sequence[int], spacing: Sequence[float], length: float) -> np.ndarray:
+def smooth_field(
+    rng: np.random.Generator, shape: Sequence[int], spacing: Sequence[float], length: float, part: Box | None = None
+) -> np.ndarray:
     """Smooth random field of zero mean and unit variance at every voxel; float32.
 
     Normal values on a grid of `length` mm (never finer than the voxels), joined by cubic B-splines along one axis
     after the other. Sums are elementwise, not matrix products, whose rounding would depend on the number of threads.
+
+    Args:
+        part: box of the field to return, all of it if not given; what is drawn for a voxel does not depend on it.
     """
     length = max(length, min(spacing))
     knots = [math.ceil(size * step / length) + 4 for size, step in zip(shape, spacing, strict=True)]
     field = rng.standard_normal(knots, dtype=np.float32)
     # The grid starts anywhere within a cell, so that knots do not always lie on the same voxels.
-    for axis, (start, size, step) in enumerate(zip(rng.uniform(size=len(knots)), shape, spacing, strict=True)):
-        field = _spline(field, axis, start + np.arange(size) * step / length)
+    starts = rng.uniform(size=len(knots))
+    part = part or tuple(slice(0, size) for size in shape)
+    positions = [
+        start + np.arange(edge.start, edge.stop) * step / length
+        for start, edge, step in zip(starts, part, spacing, strict=True)
+    ]
+    field = field[tuple(slice(int(along[0]), int(along[-1]) + 4) for along in positions)]
+    for axis, along in enumerate(positions):
+        field = _spline(field, axis, along - int(along[0]))
     return field
 
 

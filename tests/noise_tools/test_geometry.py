@@ -102,6 +102,16 @@ def test_smooth_field_has_the_length_asked_for_in_mm():
     assert along_long_voxels == pytest.approx(across, abs=0.2)
 
 
+@pytest.mark.parametrize("length", [0.1, 3.0, 50.0])
+def test_part_of_a_smooth_field_is_that_part(length):
+    part = (slice(3, 9), slice(0, 4), slice(17, 18))
+    whole, alone = (
+        geometry.smooth_field(np.random.default_rng(1), (10, 12, 20), (2.0, 1.0, 0.5), length, box)
+        for box in (None, part)
+    )
+    assert alone.shape == (6, 4, 1) and np.allclose(whole[part], alone, atol=1e-5)
+
+
 def test_nearest_claim():
     label = np.zeros((1, 10), dtype=np.uint8)
     label[0, 0], label[0, 9] = 1, 2

@@ -39,3 +39,14 @@ def test_seeds_differ(seed):
     settings = {"amplitude": (2.0, 2.0), "length": (6.0, 6.0)}
     first, other = (apply("elastic", ball(10), SPACING, seed=s, **settings) for s in (seed, seed + 10))
     assert not np.array_equal(first, other)
+
+
+def test_a_stronger_wobble_is_the_same_one():
+    label = ball(14)
+    changes = []
+    for amplitude in (1.0, 2.0, 4.0):
+        noisy = apply("elastic", label, SPACING, amplitude=(amplitude, amplitude), length=(8.0, 8.0))
+        changes.append(((noisy > 0) & (label == 0), (noisy == 0) & (label > 0)))
+    for (grown, lost), (grown_more, lost_more) in zip(changes, changes[1:], strict=False):
+        assert grown.any() and lost.any()
+        assert not (grown & ~grown_more).any() and not (lost & ~lost_more).any()
