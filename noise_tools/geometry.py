@@ -143,27 +143,46 @@ def _spline(values: np.ndarray, axis: int, positions: np.ndarray) -> np.ndarray:
     return sum(values.take(first + i, axis=axis) * weights[i].reshape(shape) for i in range(4))
 
 
-def nearest_claim(claims: dict[int, np.ndarray], label: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+Claim = tuple[Box, np.ndarray]  # box of the voxels that a label claims, and their mask within it
+
+
+def claim(mask: np.ndarray) -> Claim:
+    """The true voxels of `mask`, of which there are some, with the memory of their box only."""
+    box = bounding_box(mask)
+    return box, mask[box].copy()
+
+
+def nearest_claim(claims: dict[int, Claim], label: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     """Label map in which every voxel belongs to the label that claims it; of several, to the nearest in `label`.
 
     Args:
-        claims: for each label value the mask of voxels that it claims.
-        label: where the labels were before, which decides who is nearest.
+        claims: for each label value what it claims, as `claim` makes it.
+        label: where the labels were before, all of those that claim, which decides who is nearest.
     """
     result = np.zeros_like(label)
-    contested = np.sum([mask.astype(np.uint8) for mask in claims.values()], axis=0) > 1
+    count = np.zeros(label.shape, dtype=np.uint16)
+    for box, mask in claims.values():
+        count[box] += mask
     nearest = np.full(label.shape, -np.inf, dtype=np.float32)
-    for value, mask in claims.items():
-        result[mask & ~contested] = value
-        box = bounding_box(mask & contested)
-        if box is not None:
-            before = label == value
-            box = grow_box(bounding_box(mask | before), label.shape, spacing, 0.0)
-            distance = signed_distance(before[box], spacing)
-            wins = (mask & contested)[box] & ((distance > nearest[box]) | (result[box] == 0))
-            result[box][wins] = value
+    for value, (box, mask) in claims.items():
+        contested = mask & (count[box] > 1)
+        part = result[box]
+        part[mask & ~contested] = value
+        if contested.any():
+            distance = _distance_before(label == value, box, spacing)
+            wins = contested & ((distance > nearest[box]) | (part == 0))
+            part[wins] = value
             nearest[box][wins] = distance[wins]
     return result
+
+
+def _distance_before(before: np.ndarray, box: Box, spacing: Sequence[float]) -> np.ndarray:
+    """Signed distance to `before` in `box`, which needs a crop that holds both."""
+    own = bounding_box(before)
+    both = [slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(box, own, strict=True)]
+    crop = grow_box(tuple(both), before.shape, spacing, 0.0)
+    distance = signed_distance(before[crop], spacing)
+    return distance[tuple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(box, crop, strict=True))]
 
 
 def components(mask: np.ndarray) -> tuple[np.ndarray, int]:

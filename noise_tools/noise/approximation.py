@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from noise_tools.geometry import components, grow_box, nearest_claim, signed_distance, slice_axis
+from noise_tools.geometry import claim, components, grow_box, nearest_claim, signed_distance, slice_axis
 from noise_tools.noise.base import LENGTHS, Noise, Parameter, Params
 
 
@@ -46,10 +46,10 @@ class Approximation(Noise):
         for value in params["labels"]:
             mask = label == value
             if mask.any():
-                claims[value] = (
-                    _polygons(mask, spacing, params["tolerance"]) if polygon else _shapes(mask, spacing, params)
-                )
-        return nearest_claim(claims, label, spacing) if claims else label
+                drawn = _polygons(mask, spacing, params["tolerance"]) if polygon else _shapes(mask, spacing, params)
+                if drawn.any():
+                    claims[value] = claim(drawn)
+        return nearest_claim(claims, label, spacing)
 
 
 def _polygons(mask: np.ndarray, spacing: Sequence[float], tolerance: float) -> np.ndarray:

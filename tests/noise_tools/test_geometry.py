@@ -115,8 +115,47 @@ def test_part_of_a_smooth_field_is_that_part(length):
 def test_nearest_claim():
     label = np.zeros((1, 10), dtype=np.uint8)
     label[0, 0], label[0, 9] = 1, 2
-    claims = {1: np.ones((1, 10), dtype=bool), 2: np.ones((1, 10), dtype=bool)}
+    claims = {value: geometry.claim(np.ones((1, 10), dtype=bool)) for value in (1, 2)}
     assert geometry.nearest_claim(claims, label, (1.0, 1.0)).tolist() == [[1] * 5 + [2] * 5]
+
+
+def naive_claims(masks: dict[int, np.ndarray], label: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
+    """Voxel by voxel over the whole image."""
+    result, best = np.zeros_like(label), np.full(label.shape, -np.inf)
+    alone = sum(mask.astype(int) for mask in masks.values()) == 1
+    for value, mask in masks.items():
+        distance = geometry.signed_distance(label == value, spacing)
+        wins = mask & (alone | (distance > best))
+        result[wins], best[wins] = value, distance[wins]
+    return result
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_nearest_claim_agrees_with_the_whole_image(seed):
+    rng = np.random.default_rng(seed)
+    label = np.zeros((12, 20, 20), dtype=np.int16)
+    masks = {}
+    for value in (1, 2, 3):
+        corner = rng.integers((0, 0, 0), (6, 12, 12))
+        label[tuple(slice(c + 1, c + 5) for c in corner)] = value
+        masks[value] = np.zeros(label.shape, dtype=bool)
+        masks[value][tuple(slice(c, c + 7) for c in corner)] = True
+    got = geometry.nearest_claim({v: geometry.claim(mask) for v, mask in masks.items()}, label, (2.0, 1.0, 1.0))
+    assert np.mean(got != naive_claims(masks, label, (2.0, 1.0, 1.0))) < 0.002  # but for distances cut at a border
+
+
+def test_memory_of_claims_does_not_grow_with_their_number():
+    import tracemalloc
+
+    label = np.zeros((60, 100, 100), dtype=np.int16)
+    for value in range(1, 41):
+        label[value : value + 4, 2 * value : 2 * value + 6, 10:30] = value
+    tracemalloc.start()
+    claims = {value: geometry.claim(label == value) for value in range(1, 41)}
+    geometry.nearest_claim(claims, label, (1.0, 1.0, 1.0))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 * label.size
 
 
 def test_slice_axis_is_the_coarsest():
