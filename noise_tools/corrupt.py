@@ -36,7 +36,7 @@ from noise_tools.raw_dataset import (
     side_file,
     write_label_like,
 )
-from noise_tools.recipe import DEFAULTS, Component, load_recipe, parse_components, with_parameters
+from noise_tools.recipe import DEFAULTS, Component, for_nested_labels, load_recipe, parse_components, with_parameters
 from noise_tools.recipe import check as check_components
 from noise_tools.severity import MEASURES, Found, Target, Trial, find_severity, measure
 from noise_tools.source_cases import known_cases
@@ -152,7 +152,10 @@ def _noise_of(args: argparse.Namespace, dataset: RawDataset) -> tuple[tuple[Comp
     if any(key in given for key in (*MEASURES, "severity")):
         # A target on the command line replaces that of the recipe or preset.
         defaults = {key: value for key, value in defaults.items() if key == "case_fraction"}
-    return with_parameters(components, args.param), {"case_fraction": 1.0, **defaults, **given}, note
+    components = with_parameters(components, args.param)
+    if dataset.labels.nested:
+        components = for_nested_labels(components)
+    return components, {"case_fraction": 1.0, **defaults, **given}, note
 
 
 def corrupt(

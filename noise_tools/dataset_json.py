@@ -26,6 +26,11 @@ class DeclaredLabels:
     ignore: int | None
 
     @property
+    def nested(self) -> bool:
+        """Whether there are regions of several values: parts of a structure are labels of their own."""
+        return any(len(values) > 1 for values in self.regions.values())
+
+    @property
     def allowed(self) -> frozenset[int]:
         """Every value a label file may hold."""
         return frozenset({0, *self.foreground} | ({self.ignore} if self.ignore is not None else set()))

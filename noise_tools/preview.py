@@ -50,12 +50,14 @@ def run(args: argparse.Namespace) -> None:
     from noise_tools.noise import NAMES
     from noise_tools.overlay import png_bytes
     from noise_tools.raw_dataset import open_dataset
-    from noise_tools.recipe import parse_components
+    from noise_tools.recipe import for_nested_labels, parse_components
 
     _check(args)
     dataset = open_dataset(args.dataset)
     names = args.noise or [name for name in NAMES if _fits(name, dataset)]
     components = parse_components(names, args.param)
+    if dataset.labels.nested:
+        components = for_nested_labels(components)
     case = args.case or next(iter(dataset.cases))
     if case not in dataset.cases:
         raise NoiseToolsError(f"{dataset.name} has no case {case}; its cases are like {next(iter(dataset.cases))}.")

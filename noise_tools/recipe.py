@@ -92,6 +92,24 @@ def with_parameters(components: Sequence[Component], parameters: Sequence[str]) 
     return changed
 
 
+def for_nested_labels(components: Sequence[Component]) -> tuple[Component, ...]:
+    """`components` for labels that are parts of one structure: 'omission' misses it with all of its parts.
+
+    One part alone would leave a hole in the others. Where `of` is set, or within a mixture, whose objects are single
+    parts, nothing changes.
+    """
+    return tuple(
+        replace(
+            component,
+            steps=tuple(
+                replace(step, settings={"of": "foreground", **step.settings}) if step.type == "omission" else step
+                for step in component.steps
+            ),
+        )
+        for component in components
+    )
+
+
 def parse_parameters(texts: Sequence[str]) -> dict[str, Settings]:
     """Settings per noise type from 'type.name=value' texts."""
     settings: dict[str, Settings] = {}

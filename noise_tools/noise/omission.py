@@ -13,6 +13,9 @@ from noise_tools.noise.base import Noise, Parameter, Params
 class Omission(Noise):
     """Connected components (or whole labels) become background, each with probability `rate`.
 
+    With `of` 'foreground' a component is one of all labels together, which goes with all of its parts: a lesion with
+    its core, where labels are nested. Data sets with regions have that unless told otherwise.
+
     With `keep_one` the last component standing is kept, so that a case never loses all of its foreground.
     """
 
@@ -21,7 +24,7 @@ class Omission(Noise):
     source = "missed lesions; COCO-N deletes annotations likewise (Kimhi, Grad et al., arXiv 2406.10891)"
     parameters = (
         Parameter("rate", (0.0, 1.0), "probability", "that a component is missed", strength=True, bounds=(0, 1)),
-        Parameter("of", "component", "", "what is missed as a whole", choices=("component", "label")),
+        Parameter("of", "component", "", "what is missed as a whole", choices=("component", "label", "foreground")),
         Parameter("keep_one", "yes", "", "always keep one", choices=("yes", "no")),
     )
 
@@ -35,7 +38,10 @@ class Omission(Noise):
 
     @classmethod
     def _apply(cls, label: np.ndarray, spacing: Sequence[float], params: Params) -> np.ndarray:
-        numbered, _ = objects(label, params["labels"], whole_labels=params["of"] == "label")
+        if params["of"] == "foreground":
+            numbered, _ = components(np.isin(label, params["labels"]))
+        else:
+            numbered, _ = objects(label, params["labels"], whole_labels=params["of"] == "label")
         count = int(numbered.max(initial=0))
         luck = np.random.default_rng(params["seed"]).random(count)
         missed = luck < params["rate"]

@@ -401,6 +401,16 @@ def test_regions_and_ignore_label(raw):
             assert entry["label_dice"]["achieved"] == pytest.approx(np.mean(scores))
 
 
+@pytest.mark.parametrize(("words", "of"), [([], "foreground"), (["omission.of=component"], "component")])
+def test_omission_of_nested_regions_takes_whole_structures(raw, words, of):
+    declared = {"background": 0, "whole": [1, 2], "core": [2]}
+    write_dataset(raw / "Dataset006_Regions", {name: two_balls() for name in "ab"}, declared=declared)
+    words = ["--param", "omission.keep_one=no", *words]
+    assert run("-d", 6, "-o", 506, "--noise", "omission", *words, "--severity", 1, "--trusted", 1, "--allow-empty") == 0
+    manifest = manifests.read(raw / "Dataset506_RegionsNoisy" / "noise_manifest.json")
+    assert [entry["steps"][0]["params"]["of"] for entry in manifest["cases"].values() if entry["noise"]] == [of]
+
+
 def test_allow_empty(raw):
     labels = {name: two_balls() for name in "abc"} | {"empty": two_balls() * 0}
     write_dataset(raw / "Dataset007_Some", labels)

@@ -38,3 +38,12 @@ def test_objects_counts_components_per_label_corners_connected():
     numbered, values = objects(label, (1, 2))
     assert values == [1, 2, 2]
     assert np.array_equal(numbered > 0, label > 0)
+
+
+def test_a_nested_structure_goes_with_all_of_its_parts():
+    label = np.zeros((30, 60), dtype=np.uint8)
+    for column in (5, 35):
+        label[5:25, column : column + 20] = 1
+        label[10:20, column + 5 : column + 15] = 2
+    noisy = apply("omission", label, (1.0, 1.0), rate=(1.0, 1.0), of="foreground")
+    assert np.count_nonzero(noisy) == 400 and np.count_nonzero(noisy == 2) == 100
