@@ -48,6 +48,15 @@ def test_numbers_of_the_sources():
     assert [find(f"l2b-{level}").defaults["label_dice"] for level in (20, 40, 60)] == [0.8, 0.6, 0.4]
 
 
+@pytest.mark.parametrize("level", [20, 40, 60])
+def test_l2b_says_that_it_is_an_approximation(level):
+    """The ellipse's amount and the angle rise with the one strength that is searched."""
+    preset = find(f"l2b-{level}")
+    steps = [step for component in preset.build() for step in component.steps]
+    assert all("amount" not in step.settings for step in steps if step.type == "approximation")
+    assert "Only an approximation" in preset.mapping and "blend" in preset.mapping
+
+
 def test_unknown_preset_names_the_known_ones():
     with pytest.raises(NoiseToolsError, match="Unknown preset 'l2b'; choose from l2b-20, l2b-40"):
         find("l2b")
