@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import NoReturn
 
 from noise_tools.interruption import clean_up_when_ended
 
@@ -16,6 +17,13 @@ _SELF_DESCRIBED = {
     "report": "compare two label folders: CSV and one HTML page",
     "preview": "one PNG with every noise type side by side on one case",
 }
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with the arguments in one sentence; the many lines of usage are left to --help."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; see '{self.prog} --help'.\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser(command: str = "") -> argparse.ArgumentParser:
     """The parser; `command` is the sub-command to parse, whose module may have to be imported for its arguments."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="noise_tools", description="Reproducible label noise for segmentation data sets in nnU-Net's raw format."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -147,12 +155,19 @@ def _add_phantom(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_output(sub: argparse.ArgumentParser, default_name: str, seed: bool = True) -> None:
-    sub.add_argument("-o", dest="output", type=int, required=True, metavar="ID", help="id of the new data set")
+    sub.add_argument("-o", dest="output", type=_dataset_id, required=True, metavar="ID", help="id of the new data set")
     sub.add_argument("--name", metavar="NAME", help=f"name of the new data set (default {default_name})")
     if seed:
         sub.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default 0)")
     sub.add_argument("-np", dest="processes", type=int, default=1, metavar="N", help="processes (default 1)")
     sub.add_argument("--overwrite", action="store_true", help="replace the data set if it exists")
+
+
+def _dataset_id(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number; give the id alone, and a name with --name") from error
 
 
 def _range(text: str) -> tuple[float, float]:

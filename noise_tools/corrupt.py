@@ -128,12 +128,23 @@ def run(args: argparse.Namespace) -> int:
             f"WARNING: no trusted case holds {', '.join(lacking)}, so nothing vouches for such labels; name cases that "
             "do with --trusted-cases."
         )
+    _say_what_preprocessing_needs(dataset, folder)
+    return 0
+
+
+def _say_what_preprocessing_needs(dataset: RawDataset, folder: Path) -> None:
+    """Prints what in nnUNet_preprocessed does not come along or is out of date."""
+    split = other_folder("nnUNet_preprocessed", dataset.name)
+    if split and (split / "splits_final.json").is_file():
+        print(
+            f"{split / 'splits_final.json'} does not come along: where its folds matter (several cases of one "
+            "patient), copy it to the new data set's folder there before training, without cases held out."
+        )
     prepared = other_folder("nnUNet_preprocessed", folder.name)
     if prepared is not None:
         print(f"{prepared} was made from the old one: run nnUNetv2_plan_and_preprocess again.")
         if (prepared / "trusted_cases.json").is_file():
             print("WARNING: its trusted_cases.json, made for the old one, wins over the new trusted cases: remove it.")
-    return 0
 
 
 def _noise_of(args: argparse.Namespace, dataset: RawDataset) -> tuple[tuple[Component, ...], dict[str, Any], str]:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import itertools
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -92,6 +93,11 @@ def output_folder(root: Path, dataset_id: int, short_name: str, overwrite: bool,
         raise NoiseToolsError(f"-o is {dataset_id}; nnU-Net data set ids go from 1 to 999.")
     if not short_name or not all(c.isalnum() or c in "_-" for c in short_name):
         raise NoiseToolsError(f"--name is {short_name!r}; use letters, digits, '_' and '-' only.")
+    if re.match(r"Dataset\d", short_name):
+        raise NoiseToolsError(
+            f"--name is {short_name!r}; give the name without its number, which -o gives: "
+            f"{_without_number(short_name)!r}."
+        )
     folder = root / f"Dataset{dataset_id:03d}_{short_name}"
     _check_place(folder)
     for taken in folders_with_id(root, dataset_id):
@@ -118,6 +124,10 @@ def output_folder(root: Path, dataset_id: int, short_name: str, overwrite: bool,
                 f"Id {dataset_id} belongs to {taken.name} in {variable}, nnU-Net takes one name per id; use another."
             )
     return folder
+
+
+def _without_number(name: str) -> str:
+    return re.sub(r"^Dataset\d+_?", "", name) or "NAME"
 
 
 def _check_place(folder: Path) -> None:

@@ -58,11 +58,11 @@ def _l2b(dice: float) -> Preset:
         "levels 0.8, 0.6 and 0.4 of mean label Dice, and its README calls 0.6 a corrupted ratio of 40 % (20 and 60 % "
         "by analogy).",
         "The source draws square kernels of 7 to 35 pixels (0.6) so that the mean over all labels is near the target; "
-        "here strength is searched until the mean over the labels of every case is, in 3D instead of slice by slice, in "
-        "mm. Only an approximation: angle, radius and how far a structure becomes its ellipse grow together with that "
-        "strength, which is small (on hippocampus and nuclei about 0.07 for a Dice of 0.8, 0.15 for 0.6 and 0.2 for 0.4), "
-        "so turns are of 1 to 4 degrees, about the centre of the whole foreground, and an ellipse is a blend by that "
-        "share where the source replaces the structure.",
+        "here strength is searched until the mean over the labels of every case is, in 3D instead of slice by slice, "
+        "in mm. Only an approximation: angle, radius and how far a structure becomes its ellipse grow together with "
+        "that strength, which is small (on hippocampus and nuclei about 0.07 for a Dice of 0.8, 0.15 for 0.6 and 0.2 "
+        "for 0.4), so turns are of 1 to 4 degrees, about the centre of the whole foreground, and an ellipse is a blend "
+        "by that share where the source replaces the structure.",
         {"case_fraction": 1.0, "label_dice": dice},
     )
 

@@ -107,7 +107,9 @@ def check_files(dataset: RawDataset) -> None:
     for case in dataset.cases.values():
         for file in (*case.images, case.label):
             if not file.is_file():
-                raise NoiseToolsError(f"Case {case.identifier}: {file} does not exist; restore it or drop the case.")
+                unset = unset_variable(file)
+                mend = f"set {unset}, which is not set in the environment" if unset else "restore it or drop the case"
+                raise NoiseToolsError(f"Case {case.identifier}: {file} does not exist; {mend}.")
     _check_channels(dataset)
 
 
@@ -444,6 +446,12 @@ def referenced_files(folder: Path) -> list[Path]:
 def _named(path: str, folder: Path) -> Path:
     """The file that dataset.json in `folder` calls `path`."""
     return Path(os.path.normpath(folder / os.path.expandvars(path)))
+
+
+def unset_variable(path: Path) -> str | None:
+    """The environment variable in a path of dataset.json that was not replaced since it is not set, if there is one."""
+    left = re.search(r"\$(\w+|\{\w+\})", str(path))
+    return left[1].strip("{}") if left else None
 
 
 def _listed_cases(folder: Path, file_ending: str) -> dict[str, Case]:

@@ -66,6 +66,10 @@ def parse_components(names: Sequence[str], parameters: Sequence[str] = ()) -> tu
         parameters: settings such as 'erosion.radius=1.5:3' (a range), 'erosion.radius=2px' (pixels) or
             'erosion.scope=foreground'.
     """
+    joined = [name for name in names if "," in name]
+    if joined:
+        apart = " ".join(part for name in names for part in name.split(",") if part)
+        raise NoiseToolsError(f"--noise has {joined[0]!r}; separate noise types by spaces: --noise {apart}.")
     plain = tuple(Component(tuple(Step(part) for part in name.split("+"))) for name in dict.fromkeys(names))
     return with_parameters(plain, parameters)
 

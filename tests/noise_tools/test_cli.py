@@ -51,6 +51,21 @@ def test_number_and_names_of_trusted_cases_exclude_each_other(capsys):
     assert "not allowed with" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("-o Dataset590_X --noise erosion", "'Dataset590_X' is no number; give the id alone, and a name with --name"),
+        ("-o 590", "one of the arguments --noise --recipe --preset is required"),
+    ],
+)
+def test_usage_errors_are_one_sentence(capsys, words, says):
+    with pytest.raises(SystemExit):
+        cli.main(f"corrupt -d 4 {words}".split())
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: ") and says in lines[0]
+    assert lines[0].endswith("see 'noise_tools corrupt --help'.")
+
+
 @pytest.mark.parametrize(("number", "processes"), [("SIGTERM", 1), ("SIGTERM", 2), ("SIGHUP", 1)])
 def test_what_ends_it_leaves_nothing_behind(tmp_path, hangups_are_heard, number, processes):
     number = signal.Signals[number]

@@ -79,6 +79,32 @@ def test_paths_in_dataset_json_are_relative_inside_nnunet_raw_and_absolute_outsi
     assert outside["images"] == [str(elsewhere)]
 
 
+def test_an_unset_variable_in_a_path_is_named(raw, capsys, monkeypatch):
+    from noise_tools.label_folders import open_label_folder
+
+    monkeypatch.delenv("SOMEWHERE", raising=False)
+    run("-d", 3, "-o", 503, *USUAL)
+    path = raw / "Dataset503_BallsNoisy" / "dataset.json"
+    content = json.loads(path.read_text())
+    content["dataset"]["case_00"]["label"] = "${SOMEWHERE}/case_00.nii.gz"
+    path.write_text(json.dumps(content))
+    assert run("-d", 503, "-o", 504, "--name", "Twice", *USUAL) == 2
+    says = "set SOMEWHERE, which is not set in the environment"
+    assert says in capsys.readouterr().err
+    with pytest.raises(ValueError, match=says):
+        open_label_folder("503").read_label("case_00")
+
+
+def test_a_split_of_the_source_is_said(raw, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "pre"))
+    (tmp_path / "pre" / "Dataset003_Balls").mkdir(parents=True)
+    assert run("-d", 3, "-o", 503, *USUAL) == 0
+    assert "splits_final" not in capsys.readouterr().out
+    (tmp_path / "pre" / "Dataset003_Balls" / "splits_final.json").write_text("[]")
+    assert run("-d", 3, "-o", 504, "--name", "Twice", *USUAL) == 0
+    assert "splits_final.json does not come along" in capsys.readouterr().out
+
+
 def test_labels_are_as_wrong_as_asked_and_the_rest_keeps_its_bytes(raw):
     run("-d", 3, "-o", 503, *USUAL)
     manifest = manifests.read(raw / "Dataset503_BallsNoisy" / "noise_manifest.json")

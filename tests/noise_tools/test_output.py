@@ -202,3 +202,9 @@ def test_a_link_or_file_in_the_place_is_refused(tmp_path, kind, overwrite):
     with pytest.raises(NoiseToolsError, match=f"New is a {kind.split()[-1]}.*expected a folder or nothing"):
         output.output_folder(tmp_path, 503, "New", overwrite)
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(("name", "mended"), [("Dataset503_X", "'X'"), ("Dataset7", "'NAME'")])
+def test_a_name_with_a_number_is_refused(tmp_path, name, mended):
+    with pytest.raises(NoiseToolsError, match=f"--name is '{name}'; give the name without its number.*: {mended}"):
+        output.output_folder(tmp_path, 503, name, overwrite=False)

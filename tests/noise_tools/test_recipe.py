@@ -179,3 +179,8 @@ def test_an_axis_may_be_a_number(value):
 def test_bad_alternatives(alternative, says):
     with pytest.raises(NoiseToolsError, match=says):
         recipe.check(recipe.from_json([{"steps": [{"type": "mixture", "alternatives": [alternative]}]}]))
+
+
+def test_noise_types_joined_by_a_comma():
+    with pytest.raises(NoiseToolsError, match="separate noise types by spaces: --noise affine erosion dilation."):
+        recipe.parse_components(["affine", "erosion,dilation"])
