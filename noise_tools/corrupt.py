@@ -208,12 +208,18 @@ def corrupt(
 
 
 def trusted_note(dataset: RawDataset, content: Mapping[str, Any]) -> str:
-    """A line that says what became of the trusted cases that the source declares, if it does."""
-    declared = known_cases(dataset).declared
-    if not declared:
-        return ""
-    kept = len(set(declared) & set(content["trusted_cases"]))
-    return f"Of the {len(declared)} trusted cases that {dataset.name} declares, {kept} are trusted here.\n"
+    """Lines that say what became of the trusted cases that the source declares, if it does."""
+    known = known_cases(dataset)
+    note = ""
+    if known.declared:
+        kept = len(set(known.declared) & set(content["trusted_cases"]))
+        note += f"Of the {len(known.declared)} trusted cases that {dataset.name} declares, {kept} are trusted here.\n"
+    if known.contradicted:
+        note += (
+            f"WARNING: {dataset.name} declares {', '.join(known.contradicted)} trusted, but by its "
+            f"{manifests.FILE_NAME} their labels are corrupted: they are not trusted here.\n"
+        )
+    return note
 
 
 def check_request(request: Request) -> None:

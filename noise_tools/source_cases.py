@@ -16,12 +16,14 @@ class KnownCases:
     """What is known about labels before any is corrupted.
 
     Attributes:
-        declared: the trusted cases that the source declares, sorted.
+        declared: the trusted cases that the source declares, sorted, without those that are corrupted.
+        contradicted: those that it declares trusted though they are corrupted.
         corrupted: cases that it says are corrupted: they are never trusted.
         others_clean: whether the rest is known to be right, as in a data set that noise_tools made.
     """
 
     declared: tuple[str, ...] = ()
+    contradicted: tuple[str, ...] = ()
     corrupted: frozenset[str] = field(default_factory=frozenset)
     others_clean: bool = False
 
@@ -35,8 +37,10 @@ def known_cases(dataset: RawDataset) -> KnownCases:
     path = dataset.folder / manifests.FILE_NAME
     manifest = manifests.read(path) if path.is_file() else None
     corrupted = manifests.corrupted_cases(manifest) if manifest else frozenset()
-    declared = [name for name in _declared(dataset) if name not in corrupted]
-    return KnownCases(tuple(declared), corrupted, others_clean=manifest is not None)
+    declared = _declared(dataset)
+    right = tuple(name for name in declared if name not in corrupted)
+    wrong = tuple(name for name in declared if name in corrupted)
+    return KnownCases(right, wrong, corrupted, others_clean=manifest is not None)
 
 
 def _declared(dataset: RawDataset) -> list[str]:

@@ -106,3 +106,16 @@ def test_corrupted_cases_are_not_held_out_by_number(raw):
     wrong = manifests.corrupted_cases(manifests.read(raw / "Dataset503_New" / "noise_manifest.json"))
     assert corrupt(503, 504, "--test-cases", "4") == 0
     assert wrong.isdisjoint(manifests.read(raw / "Dataset504_New" / "noise_manifest.json")["test_cases"])
+
+
+def test_a_corrupted_case_that_is_declared_trusted_is_said(raw, capsys):
+    assert corrupt(3, 503, "--trusted", "2", "--case-fraction", "0.5") == 0
+    wrong = min(manifests.corrupted_cases(manifests.read(raw / "Dataset503_New" / "noise_manifest.json")))
+    path = raw / "Dataset503_New" / "dataset.json"
+    content = json.loads(path.read_text())
+    content["trusted_cases"].append(wrong)
+    path.write_text(json.dumps(content))
+    capsys.readouterr()
+    assert corrupt(503, 504) == 0
+    assert len(trusted_in(raw, 504)) == 2 and wrong not in trusted_in(raw, 504)
+    assert f"WARNING: Dataset503_New declares {wrong} trusted, but by its" in capsys.readouterr().out
