@@ -82,8 +82,8 @@ def _unchanged(entries: Mapping[str, Any]) -> list[str]:
     if idle:
         lines.append(
             f"{len(entries) - len(idle) - len(spared)} of {len(entries)} corrupted labels changed; in the others "
-            f"({_named(idle)}) the noise found nothing it could do: ask for more, widen its range with --param, or "
-            "take another type."
+            f"({_named(idle)}) the noise found nothing it could do that leaves foreground: ask for another "
+            "strength, widen its range with --param, or take another type."
         )
     return lines
 
