@@ -15,8 +15,8 @@ from nnunetv2_metadcseg.label_audit_output import MAPS
 from nnunetv2_metadcseg.label_audit_pictures import GIVEN_COLOUR, PROPOSED_COLOUR, data_url, draw_case
 
 if TYPE_CHECKING:
+    from nnunetv2_metadcseg.label_audit_findings import Audit, CaseFinding
     from nnunetv2_metadcseg.label_audit_predict import TrainedModel
-    from nnunetv2_metadcseg.label_audit_run import Audit, CaseFinding
 
 BINS = 20
 MOST_LABELS = 8  # with a column of their own

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from nnunetv2_metadcseg.label_audit import disagreement, wrong_probability
-from nnunetv2_metadcseg.label_audit_run import measure, probability_of_given, score, voxel_suspicion
+from nnunetv2_metadcseg.label_audit_findings import measure, probability_of_given
+from nnunetv2_metadcseg.label_audit_run import voxel_suspicion
+from nnunetv2_metadcseg.label_audit_score import score
 
 METHOD_COLUMNS = ("dataset", "label_dice", "seed", "method", "case_auroc", "precision_at_k", "voxel_auroc")
 SIGNAL_COLUMNS = ("dataset", "label_dice", "seed", "model", "kind", "signal", "auroc")

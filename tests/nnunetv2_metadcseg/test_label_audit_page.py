@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 from nnunetv2_metadcseg.label_audit import Disagreement, ErrorDirection, pooled
+from nnunetv2_metadcseg.label_audit_findings import Audit, CaseFinding, LabelFinding
 from nnunetv2_metadcseg.label_audit_page import page
-from nnunetv2_metadcseg.label_audit_run import Audit, CaseFinding, LabelFinding, as_json, score, write_csv
+from nnunetv2_metadcseg.label_audit_score import score
+from nnunetv2_metadcseg.label_audit_tables import as_json, write_csv
 
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""

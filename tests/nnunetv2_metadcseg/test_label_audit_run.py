@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,28 +12,9 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 
-from nnunetv2_metadcseg.label_audit import Disagreement
-from nnunetv2_metadcseg.label_audit_balance import Record
 from nnunetv2_metadcseg.label_audit_output import check_output
-from nnunetv2_metadcseg.label_audit_predict import (
-    AuditError,
-    CasePrediction,
-    FoldNetwork,
-    Structure,
-    TrainedModel,
-    explained,
-    same_geometry,
-)
-from nnunetv2_metadcseg.label_audit_run import (
-    CaseFinding,
-    _unvouched_notes,
-    in_percent,
-    measure,
-    probability_of_given,
-    run_audit,
-    score,
-    voxel_suspicion,
-)
+from nnunetv2_metadcseg.label_audit_predict import AuditError, CasePrediction, Structure, same_geometry
+from nnunetv2_metadcseg.label_audit_run import in_percent, run_audit, voxel_suspicion
 
 SHAPE = (6, 20, 20)
 PROPERTIES = {"spacing": (2.0, 1.0, 1.0)}
@@ -199,30 +179,12 @@ def test_the_given_label_overlays_the_proposed_one_whatever_its_header_says(tmp_
         assert ((out / "given" / file.name).read_bytes() == file.read_bytes()) is (case != "large")
 
 
-def test_same_geometry():
-    image = {"spacing": [2.0, 1, 1], "nibabel_stuff": {"original_affine": np.eye(4)}, "class_locations": {}}
-    label = {"spacing": (2.0, 1, 1 + 1e-6), "nibabel_stuff": {"original_affine": np.eye(4)}}
-    assert same_geometry(label, image)
-    assert not same_geometry(label | {"spacing": (1, 1, 1)}, image)
-    assert not same_geometry(label | {"nibabel_stuff": {"original_affine": np.diag([-1, 1, 1, 1])}}, image)
-    assert not same_geometry(label | {"sitk_stuff": {"origin": (0, 0)}}, image)
-    left, right = ({"sitk_stuff": {"original_orientation": name}} for name in ("LPS", "RAS"))
-    assert same_geometry(left, left) and not same_geometry(left, right)
-
-
 def test_uses_learned_weights_where_there_are_some(tmp_path):
     model = FakeModel(tmp_path / "pre", learned=True)
     audit = run_audit(model, tmp_path / "out", worst=0)
     assert "learned weights: 1 - alpha per voxel (maps only)" in audit.about["signals"]
     wrong = model.labels["large"] != square(6, 14)
     assert np.load(tmp_path / "out" / "suspicion" / "large.npy")[wrong].min() >= 90
-
-
-@pytest.mark.parametrize("left_out", [["b", "d"], [], None])
-def test_says_which_cases_the_trainer_left_out(left_out):
-    ours = {"state": {"left_out": left_out}, "trainer": "nnUNetTrainerMetaDCSeg"}
-    note = FoldNetwork(SimpleNamespace(maps="prediction"), 0, None, ours).note
-    assert note.endswith("left out 2 cases as doubtful: b, d.") if left_out else note is None
 
 
 def test_only_some_cases_are_measured_by_the_trusted_ones_too(tmp_path):
@@ -247,68 +209,6 @@ def test_failure_leaves_the_earlier_audit_alone(tmp_path):
     assert sorted(f.name for f in tmp_path.iterdir()) == ["out", "pre", "pre2", "pre3"]
     run_audit(FakeModel(tmp_path / "pre4"), out, worst=1, overwrite=True)
     assert (out / "audit.html").read_bytes() != before
-
-
-def test_trusted_cases_may_be_absent_but_not_broken(tmp_path):
-    def model(dataset: dict) -> TrainedModel:
-        made = TrainedModel.__new__(TrainedModel)
-        made.preprocessed, made.dataset_json = tmp_path, dataset
-        made.dataset = SimpleNamespace(identifiers=["a", "b", "c"])
-        return made
-
-    assert model({"trusted_cases": ["b", "a"]}).trusted == ["a", "b"]
-    assert model({}).trusted == []
-    with pytest.raises(AuditError, match="Trusted cases b.nii.gz are not among the 3 preprocessed cases"):
-        _ = model({"trusted_cases": ["b.nii.gz", "a"]}).trusted
-    (tmp_path / "trusted_cases.json").write_text("[1]")
-    with pytest.raises(AuditError, match="list of case identifiers"):
-        _ = model({}).trusted
-
-
-@pytest.mark.parametrize(
-    ("trainer", "state", "unseen"),
-    [
-        ("nnUNetTrainerTrustedOnly", {"trusted": ["a"]}, "bcd"),
-        ("nnUNetTrainerTrustedOnly", {}, "cd"),  # checkpoints before 2026-11-30: those declared now
-        ("nnUNetTrainerMixed", {}, "d"),
-        (None, None, "d"),
-    ],
-)
-def test_trusted_only_has_seen_the_labels_of_trusted_cases_alone(trainer, state, unseen):
-    model = TrainedModel.__new__(TrainedModel)
-    model.maps, model.folds, model.trusted = "prediction", (0,), ["a", "b", "d"]
-    model.splits = [{"train": ["a", "b", "c"], "val": ["d"]}]
-    model.dataset = SimpleNamespace(identifiers=list("abcd"))
-    ours = None if trainer is None else {"trainer": trainer, "state": state}
-    model.networks = {0: FoldNetwork(model, 0, None, ours)}
-    assert model.cases() == list("abcd")
-    assert {case for case in "abcd" if model.folds_for(case)[1]} == set(unseen)
-
-
-def test_probability_of_the_given_label():
-    given = np.array([[[0, 1, 2, 9]]], np.int16)
-    probabilities = np.array([0.7, 0.2, 0.1])[:, None, None, None] * np.ones((3, 1, 1, 4))
-    valid = np.array([[[True, True, True, False]]])
-    prediction = CasePrediction(given, given, probabilities, valid, {}, True)
-    assert probability_of_given(prediction, (), False).ravel().tolist() == pytest.approx([0.7, 0.2, 0.1, 1])
-
-
-def test_probability_of_the_given_label_with_regions():
-    given = np.array([[[0, 1, 2]]], np.int16)
-    structures = [Structure("whole", (1, 2), 0), Structure("core", (2,), 1)]
-    probabilities = np.array([0.8, 0.3])[:, None, None, None] * np.ones((2, 1, 1, 3))
-    prediction = CasePrediction(given, given, probabilities, np.ones(given.shape, bool), {}, True)
-    assert probability_of_given(prediction, structures, True).ravel().tolist() == pytest.approx([0.2, 0.7, 0.3])
-
-
-def test_learned_weights_take_what_nnunet_cropped_away_for_background():
-    """nnU-Net's crop marks it -1, which the trainer's transforms remove."""
-    looked_at = []
-    network = FoldNetwork(SimpleNamespace(maps="prediction"), 0, None, None)
-    network.predictor = SimpleNamespace(predict_logits_from_preprocessed_data=lambda image: image)
-    network.trainer_record = SimpleNamespace(suspicion=lambda case, image, label, logits: looked_at.append(label))
-    network.run("a", np.zeros((1, 1, 1, 3), np.float32), np.array([[[[-1, 0, 2]]]], np.int8), learned=True)
-    assert looked_at[0].flatten().tolist() == [0, 0, 2]
 
 
 def test_learned_weights_only_raise_the_suspicion():
@@ -346,15 +246,6 @@ def test_a_prediction_that_leans_as_the_labels_do_is_calibrated_on_the_trusted_c
     assert any("organ were mostly larger" in note for note in audit.about["notes"])
 
 
-def test_numbers_per_label_agree_with_those_of_the_case():
-    """Three classes, none above 1/2: given and most probable label agree, so no label differs either."""
-    p = np.array([[0.25, 0.25, 0.4], [0.45, 0.3, 0.35], [0.3, 0.45, 0.25]]).reshape(3, 1, 1, 3)
-    given = p.argmax(0).astype(np.int16)
-    prediction = CasePrediction(given, given, p, np.ones(given.shape, bool), PROPERTIES, True)
-    found = measure("case", prediction, [Structure("one", (1,), 1), Structure("two", (2,), 2)], trusted=False)
-    assert found.rate == found.parts["one"].rate == found.parts["two"].rate == 0
-
-
 def test_a_kind_of_cases_without_trusted_ones_is_said_and_bounded(tmp_path):
     class Model(
         FakeModel
@@ -390,100 +281,12 @@ def test_a_label_of_another_shape_names_its_case(tmp_path):
         run_audit(Model(tmp_path / "pre"), tmp_path / "out", worst=0)
 
 
-def test_why_a_label_cannot_be_read_is_said(tmp_path):
-    """SimpleITK's first line is a place in its C++ source; of CUDA's many lines the first says what went wrong."""
-    import nibabel
-    import SimpleITK as sitk
-
-    sheared = np.array([[1, 0.3, 0, 0], [0, 1, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1.0]])
-    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 5, 6), np.uint8), sheared), tmp_path / "a.nii.gz")
-    with pytest.raises(AuditError, match="x .RuntimeError: ITK ERROR: ITK only supports orthonormal direction"):
-        with explained("x"):
-            sitk.ReadImage(str(tmp_path / "a.nii.gz"))
-    for text, says in (("CUDA error: no memory\nCompile with DSA", "CUDA error: no memory"), ("", "no reason given")):
-        with pytest.raises(AuditError, match=f"x .RuntimeError: {says}"), explained("x"):
-            raise RuntimeError(text)
-
-
 def test_a_missing_label_is_said_before_any_prediction(tmp_path, monkeypatch):
     model = FakeModel(tmp_path / "pre")
     model.given_file("large").unlink()
     monkeypatch.setattr(FakeModel, "predict", lambda *_: pytest.fail("predicted"))
     with pytest.raises(AuditError, match=r"1 of 4 cases have no label in .*\(first: large\)"):
         run_audit(model, tmp_path / "out", worst=0)
-
-
-def test_what_the_trainer_saw_finds_a_label_that_the_network_knows_by_heart():
-    """Both labels agree with the prediction by now."""
-    right, known, trusted = (finding(name, record) for name, record in (("a", 1.0), ("b", 6.0), ("c", 1.0)))
-    trusted.trusted = True
-    score([right, known, trusted])
-    assert known.rank == 1 and known.reliability < 0.5 < right.reliability
-
-
-NOTHING = Disagreement(0, 0, 0, 0)
-
-
-def lesions(number: int, empty: int, trusted: bool = False, out_of_fold: bool = True, stray=NOTHING) -> list:
-    """Cases with right labels, `empty` of them without a lesion."""
-    random, made = np.random.default_rng(number), []
-    for i in range(number):
-        part = stray if i < empty else Disagreement(*random.uniform(30, 60, 2), 1000, 1000)
-        name = f"{'trusted' if trusted else 'case'}_{out_of_fold}_{i}"
-        made.append(CaseFinding(name, out_of_fold, trusted, {"x": part}, part, None, (9, 9, 9), (1, 1, 1)))
-    return made
-
-
-@pytest.mark.parametrize("stray", [NOTHING, Disagreement(0, 1, 1, 0)])
-@pytest.mark.parametrize(
-    "others",
-    [
-        [],  # a stock model without trusted cases
-        lesions(5, 4, trusted=True),  # most trusted cases are empty
-        lesions(5, 5, trusted=True),
-        lesions(5, 0, trusted=True, out_of_fold=False),  # -f 0
-    ],
-)
-def test_labels_that_are_rightly_empty_make_no_others_suspicious(others, stray):
-    cases = lesions(20, 8, stray=stray)
-    score([*cases, *deepcopy(others)])
-    reliabilities = [f.reliability for f in cases if f.whole.labelled]
-    assert 0.35 < min(reliabilities) and max(reliabilities) < 0.65
-    assert all(f.labels[0].reliability == f.reliability for f in cases)
-    assert all(f.reliability > 0.98 for f in cases if not f.whole.labelled)
-
-
-def with_rare_label(cases: list, every: int) -> list:
-    """Every so many cases get a label that agrees ten times better than the other; the rest lack it."""
-    random = np.random.default_rng(0)
-    for i, case in enumerate(cases):
-        rare = Disagreement(*random.uniform(0.3, 0.6, 2), 100, 100) if every and i % every == 0 else NOTHING
-        case.parts["rare"] = rare
-    cases[0].parts["rare"] = replace(cases[0].parts["rare"], extra=0.0, missing=0.0)  # the best: agrees wholly
-    return cases
-
-
-@pytest.mark.parametrize("every", [4, 40])
-def test_a_rare_label_without_trusted_case_is_not_the_least_reliable_everywhere(every):
-    cases = [*with_rare_label(lesions(5, 0, trusted=True), 0), *with_rare_label(lesions(40, 0), every)]
-    score(cases)
-    for f in cases:
-        usual, rare = (label.reliability for label in f.labels)
-        assert rare > 0.85 > 0.65 > usual
-    (note,) = _unvouched_notes(cases)
-    assert note.startswith("No trusted case holds rare: ")
-
-
-def test_no_note_on_labels_that_trusted_cases_hold_or_nobody():
-    trusted, others = lesions(5, 0, trusted=True), lesions(8, 0)
-    assert _unvouched_notes(with_rare_label(trusted, 5) + with_rare_label(others, 4)) == []
-    assert _unvouched_notes(with_rare_label(trusted, 0) + with_rare_label(others, 0)) == []
-    assert _unvouched_notes(with_rare_label(others, 4)) == []
-
-
-def finding(case: str, record: float) -> CaseFinding:
-    part = Disagreement(1, 1, 100, 100)
-    return CaseFinding(case, False, False, {"x": part}, part, None, (1, 1, 1), (1, 1, 1), Record(record, 200))
 
 
 def test_the_map_agrees_with_what_is_counted_and_proposed():

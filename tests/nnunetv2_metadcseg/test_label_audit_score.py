@@ -1,0 +1,116 @@
+"""The numbers of cases and labels, and their ranking, from disagreements and made-up predictions."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from nnunetv2_metadcseg.label_audit import Disagreement
+from nnunetv2_metadcseg.label_audit_balance import Record
+from nnunetv2_metadcseg.label_audit_findings import CaseFinding, measure, probability_of_given
+from nnunetv2_metadcseg.label_audit_notes import unvouched_notes
+from nnunetv2_metadcseg.label_audit_predict import CasePrediction, Structure
+from nnunetv2_metadcseg.label_audit_score import score
+
+PROPERTIES = {"spacing": (2.0, 1.0, 1.0)}
+
+
+def test_probability_of_the_given_label():
+    given = np.array([[[0, 1, 2, 9]]], np.int16)
+    probabilities = np.array([0.7, 0.2, 0.1])[:, None, None, None] * np.ones((3, 1, 1, 4))
+    valid = np.array([[[True, True, True, False]]])
+    prediction = CasePrediction(given, given, probabilities, valid, {}, True)
+    assert probability_of_given(prediction, (), False).ravel().tolist() == pytest.approx([0.7, 0.2, 0.1, 1])
+
+
+def test_probability_of_the_given_label_with_regions():
+    given = np.array([[[0, 1, 2]]], np.int16)
+    structures = [Structure("whole", (1, 2), 0), Structure("core", (2,), 1)]
+    probabilities = np.array([0.8, 0.3])[:, None, None, None] * np.ones((2, 1, 1, 3))
+    prediction = CasePrediction(given, given, probabilities, np.ones(given.shape, bool), {}, True)
+    assert probability_of_given(prediction, structures, True).ravel().tolist() == pytest.approx([0.2, 0.7, 0.3])
+
+
+def test_numbers_per_label_agree_with_those_of_the_case():
+    """Three classes, none above 1/2: given and most probable label agree, so no label differs either."""
+    p = np.array([[0.25, 0.25, 0.4], [0.45, 0.3, 0.35], [0.3, 0.45, 0.25]]).reshape(3, 1, 1, 3)
+    given = p.argmax(0).astype(np.int16)
+    prediction = CasePrediction(given, given, p, np.ones(given.shape, bool), PROPERTIES, True)
+    found = measure("case", prediction, [Structure("one", (1,), 1), Structure("two", (2,), 2)], trusted=False)
+    assert found.rate == found.parts["one"].rate == found.parts["two"].rate == 0
+
+
+def test_what_the_trainer_saw_finds_a_label_that_the_network_knows_by_heart():
+    """Both labels agree with the prediction by now."""
+    right, known, trusted = (finding(name, record) for name, record in (("a", 1.0), ("b", 6.0), ("c", 1.0)))
+    trusted.trusted = True
+    score([right, known, trusted])
+    assert known.rank == 1 and known.reliability < 0.5 < right.reliability
+
+
+NOTHING = Disagreement(0, 0, 0, 0)
+
+
+def lesions(number: int, empty: int, trusted: bool = False, out_of_fold: bool = True, stray=NOTHING) -> list:
+    """Cases with right labels, `empty` of them without a lesion."""
+    random, made = np.random.default_rng(number), []
+    for i in range(number):
+        part = stray if i < empty else Disagreement(*random.uniform(30, 60, 2), 1000, 1000)
+        name = f"{'trusted' if trusted else 'case'}_{out_of_fold}_{i}"
+        made.append(CaseFinding(name, out_of_fold, trusted, {"x": part}, part, None, (9, 9, 9), (1, 1, 1)))
+    return made
+
+
+@pytest.mark.parametrize("stray", [NOTHING, Disagreement(0, 1, 1, 0)])
+@pytest.mark.parametrize(
+    "others",
+    [
+        [],  # a stock model without trusted cases
+        lesions(5, 4, trusted=True),  # most trusted cases are empty
+        lesions(5, 5, trusted=True),
+        lesions(5, 0, trusted=True, out_of_fold=False),  # -f 0
+    ],
+)
+def test_labels_that_are_rightly_empty_make_no_others_suspicious(others, stray):
+    cases = lesions(20, 8, stray=stray)
+    score([*cases, *deepcopy(others)])
+    reliabilities = [f.reliability for f in cases if f.whole.labelled]
+    assert 0.35 < min(reliabilities) and max(reliabilities) < 0.65
+    assert all(f.labels[0].reliability == f.reliability for f in cases)
+    assert all(f.reliability > 0.98 for f in cases if not f.whole.labelled)
+
+
+def with_rare_label(cases: list, every: int) -> list:
+    """Every so many cases get a label that agrees ten times better than the other; the rest lack it."""
+    random = np.random.default_rng(0)
+    for i, case in enumerate(cases):
+        rare = Disagreement(*random.uniform(0.3, 0.6, 2), 100, 100) if every and i % every == 0 else NOTHING
+        case.parts["rare"] = rare
+    cases[0].parts["rare"] = replace(cases[0].parts["rare"], extra=0.0, missing=0.0)  # the best: agrees wholly
+    return cases
+
+
+@pytest.mark.parametrize("every", [4, 40])
+def test_a_rare_label_without_trusted_case_is_not_the_least_reliable_everywhere(every):
+    cases = [*with_rare_label(lesions(5, 0, trusted=True), 0), *with_rare_label(lesions(40, 0), every)]
+    score(cases)
+    for f in cases:
+        usual, rare = (label.reliability for label in f.labels)
+        assert rare > 0.85 > 0.65 > usual
+    (note,) = unvouched_notes(cases)
+    assert note.startswith("No trusted case holds rare: ")
+
+
+def test_no_note_on_labels_that_trusted_cases_hold_or_nobody():
+    trusted, others = lesions(5, 0, trusted=True), lesions(8, 0)
+    assert unvouched_notes(with_rare_label(trusted, 5) + with_rare_label(others, 4)) == []
+    assert unvouched_notes(with_rare_label(trusted, 0) + with_rare_label(others, 0)) == []
+    assert unvouched_notes(with_rare_label(others, 4)) == []
+
+
+def finding(case: str, record: float) -> CaseFinding:
+    part = Disagreement(1, 1, 100, 100)
+    return CaseFinding(case, False, False, {"x": part}, part, None, (1, 1, 1), (1, 1, 1), Record(record, 200))
