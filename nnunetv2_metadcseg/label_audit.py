@@ -187,7 +187,7 @@ def expected_rate(rates: np.ndarray, trusted: np.ndarray, elsewhere: float = np.
     return max(best, 1e-6)
 
 
-def reliability(ratio: float) -> float:
+def reliability(ratio: float | np.ndarray) -> float | np.ndarray:
     """1 / (1 + ratio): 1 where label and prediction agree, 1/2 where they disagree as right labels do, else below.
 
     Args:
@@ -196,11 +196,11 @@ def reliability(ratio: float) -> float:
     return 1.0 / (1.0 + ratio)
 
 
-def wrong_probability(p_given: np.ndarray, ratio: float) -> np.ndarray:
+def wrong_probability(p_given: np.ndarray, ratio: float | np.ndarray) -> np.ndarray:
     """Probability that the given label, not the network, is wrong at a voxel: (1 - p) (1 - reliability).
 
     Args:
-        p_given: (*S), predicted probability of what the given label says. ratio: of the case, see `reliability`.
+        p_given: (*S), predicted probability of what the given label says. ratio: see `reliability`; one, or (*S).
 
     Returns:
         (*S) float32 in [0, 1].

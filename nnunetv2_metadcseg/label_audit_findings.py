@@ -23,12 +23,16 @@ from nnunetv2_metadcseg.label_audit_predict import CasePrediction, Structure
 
 @dataclass
 class LabelFinding:
-    """One structure of one case."""
+    """One structure of one case; ratio: its disagreement divided by that of right labels."""
 
     name: str
     rate: float
-    reliability: float
+    ratio: float
     direction: ErrorDirection
+
+    @property
+    def reliability(self) -> float:
+        return reliability(self.ratio)
 
 
 @dataclass
@@ -36,7 +40,8 @@ class CaseFinding:
     """One case.
 
     Attributes:
-        whole: its labels together. ratio: its disagreement divided by that of right labels.
+        whole: its labels together. whole_ratio: their disagreement divided by that of right labels.
+        ratio: that, or a label's where it is more (label_audit_decision.py). decided_by: that label, else empty.
         belief: the trainer's mean alpha of the case where its label and the teacher disagree, or None.
         record: the label's disagreement during training by that expected of a right label, or None.
     """
@@ -50,7 +55,9 @@ class CaseFinding:
     shape: tuple[int, ...]
     spacing: tuple[float, ...]
     record: Record | None = None
+    whole_ratio: float = float("nan")
     ratio: float = float("nan")
+    decided_by: str = ""
     suspicious_voxels: int = 0
     labels: list[LabelFinding] = field(default_factory=list)
     rank: int = 0
@@ -63,11 +70,17 @@ class CaseFinding:
     def reliability(self) -> float:
         return reliability(self.ratio)
 
+    def part(self, index: int) -> Disagreement:
+        return self.parts[self.labels[index].name]
+
+    @property
+    def worst(self) -> LabelFinding:
+        """Of the structures that differ at all the one that decided, or else the least reliable."""
+        return min(self.labels, key=lambda x: (x.direction.kind == "none", x.name != self.decided_by, x.reliability))
+
     @property
     def direction(self) -> str:
-        """That of the least reliable structure that differs at all."""
-        wrong = [label for label in self.labels if label.direction.kind != "none"]
-        return min(wrong, key=lambda label: label.reliability).direction.kind if wrong else "none"
+        return self.worst.direction.kind
 
 
 @dataclass
@@ -125,3 +138,21 @@ def probability_of_given(prediction: CasePrediction, structures: Sequence[Struct
         known = np.clip(prediction.given, 0, len(probabilities) - 1).astype(np.int64)
         p = np.take_along_axis(probabilities, known[None], 0)[0].astype(np.float32)
     return np.where(prediction.valid, p, 1)
+
+
+def voxel_ratios(
+    finding: CaseFinding, given: np.ndarray, predicted: np.ndarray, structures: Sequence[Structure], regions: bool
+) -> float | np.ndarray:
+    """Ratio of the label in question at each voxel (*S): the largest of those that it is given or predicted as.
+
+    For regions, which overlap, of those that label and prediction decide otherwise about. At least that of all labels
+    together; not that of a label that decided for the case, or its neighbours would look wrong, too.
+    """
+    if len(structures) == 1:
+        return finding.whole_ratio
+    found = np.full(given.shape, finding.whole_ratio, np.float32)
+    for label, structure in zip(finding.labels, structures, strict=True):
+        inside, expected = (np.isin(m, structure.values) for m in (given, predicted))
+        asked = inside != expected if regions else inside | expected
+        np.maximum(found, np.float32(label.ratio), out=found, where=asked)
+    return found

@@ -108,13 +108,13 @@ def _table(audit: Audit) -> str:
 
 def _row(finding: CaseFinding, names: Sequence[str], ending: str) -> str:
     own = {label.name: label for label in finding.labels}
-    main = min(finding.labels, key=lambda label: (label.direction.kind == "none", label.reliability)).direction
+    main = finding.worst.direction
     lengths = [(key, getattr(main, key)) for key in ("bias", "shift", "distance")]
     link = f'<a href="#case={quote(finding.case)}">{escape(finding.case)}</a>'
     cells = [
         _cell("rank", finding.rank, str(finding.rank)),
         _cell("case", finding.case, link),
-        _cell("reliability", finding.reliability, _meter(finding.reliability)),
+        _cell("reliability", finding.reliability, _meter(finding.reliability) + _decided_by(finding)),
         _cell("direction", finding.direction, escape(finding.direction)),
         *(_cell(f"label-{i}", own[n].reliability, f"{own[n].reliability:.3f}") for i, n in enumerate(names)),
         *(_cell(key, value, _length(value, unit(finding.spacing, finding.shape))) for key, value in lengths),
@@ -133,6 +133,10 @@ def _cell(column: str, value: object, shown: str) -> str:
 
 def _meter(value: float) -> str:
     return f'<span class="meter"><i style="width:{100 * value:.0f}%"></i></span> {value:.3f}'
+
+
+def _decided_by(finding: CaseFinding) -> str:
+    return f" ({escape(finding.decided_by)})" if finding.decided_by else ""
 
 
 def _length(value: float, unit: str) -> str:
@@ -157,7 +161,8 @@ def _case(finding: CaseFinding, ending: str, picture: str | None) -> str:
     shown = f'<img src="{picture}" alt="slices of {escape(finding.case)}">' if picture else ""
     return (
         f'<details class="case" data-case="{escape(finding.case)}"><summary>{finding.rank}. {escape(finding.case)} '
-        f"– reliability {finding.reliability:.3f}, {finding.direction}{trusted}{seen}</summary>{shown}"
+        f"– reliability {finding.reliability:.3f}{_decided_by(finding)}, {finding.direction}{trusted}{seen}"
+        f"</summary>{shown}"
         "<table><thead><tr><th>Label</th><th>Reliability</th><th>Label is</th><th>Bias</th><th>Shift</th>"
         f"<th>Distance</th><th>Missing parts</th><th>Extra parts</th></tr></thead><tbody>{lines}</tbody></table>"
         f"<p>{_links(finding.case, ending)}</p></details>"
@@ -174,7 +179,8 @@ _PAGE = """<!DOCTYPE html>
 Trusted cases are green.</p>
 {histogram}
 <h2>Cases, the least reliable first</h2>
-<p>Click a heading to sort, a case to open it. Bias: mean signed distance of the label's surface from the proposed one
+<p>Click a heading to sort, a case to open it. A label's name behind the reliability: that label is worse than all
+together, and decided. Bias: mean signed distance of the label's surface from the proposed one
 (positive: too large); shift: of the centroids; distance: mean distance of the surfaces; all of the worst
 label. Suspicion maps hold per cent.</p>
 <div class="scroll">{table}</div>

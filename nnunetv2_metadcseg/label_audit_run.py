@@ -14,7 +14,7 @@ import numpy as np
 
 from nnunetv2_metadcseg.label_audit import error_direction, proposed_label, wrong_probability
 from nnunetv2_metadcseg.label_audit_calibration import calibrate
-from nnunetv2_metadcseg.label_audit_findings import Audit, CaseFinding, measure, probability_of_given
+from nnunetv2_metadcseg.label_audit_findings import Audit, CaseFinding, measure, probability_of_given, voxel_ratios
 from nnunetv2_metadcseg.label_audit_notes import describe
 from nnunetv2_metadcseg.label_audit_output import MAPS, check_output, written_whole
 from nnunetv2_metadcseg.label_audit_predict import AuditError, CasePrediction, TrainedModel, same_geometry
@@ -107,11 +107,11 @@ def _keep(file: Path, prediction: CasePrediction, model: TrainedModel) -> None:
     np.savez_compressed(file, **content)
 
 
-def voxel_suspicion(p_given: np.ndarray, learned: np.ndarray | None, ratio: float) -> np.ndarray:
+def voxel_suspicion(p_given: np.ndarray, learned: np.ndarray | None, ratio: float | np.ndarray) -> np.ndarray:
     """Suspicion map (*S) in [0, 1]: the prediction's, and what the trainer learned where that is more.
 
     Args:
-        p_given: (*S). learned: 1 - alpha (*S), or None. ratio: of the case.
+        p_given: (*S). learned: 1 - alpha (*S), or None. ratio: of the case, or (*S).
     """
     suspicion = wrong_probability(p_given, ratio)
     return suspicion if learned is None else np.maximum(suspicion, np.clip(learned, 0, 1))
@@ -125,8 +125,10 @@ def in_percent(suspicion: np.ndarray) -> np.ndarray:
 def _write_maps(folder: Path, file: Path, finding: CaseFinding, model: TrainedModel) -> None:
     with np.load(file) as kept:
         content = {name: kept[name] for name in kept.files}
-    suspicion = voxel_suspicion(content["p_given"], content.get("learned"), finding.ratio)
-    given, proposed = content["given"], proposed_label(content["given"], content["predicted"], suspicion)
+    given, predicted = content["given"], content["predicted"]
+    ratio = voxel_ratios(finding, given, predicted, model.structures, model.label_manager.has_regions)
+    suspicion = voxel_suspicion(content["p_given"], content.get("learned"), ratio)
+    proposed = proposed_label(given, predicted, suspicion)
     finding.suspicious_voxels = int((suspicion >= 0.5).sum())
     for label, structure in zip(finding.labels, model.structures, strict=True):
         masks = (np.isin(m, structure.values) for m in (given, proposed))

@@ -10,16 +10,16 @@ from nnunetv2_metadcseg.label_audit import (
     Disagreement,
     ErrorDirection,
     expected_rate,
-    reliability,
     telling,
     with_usual_size,
 )
 from nnunetv2_metadcseg.label_audit_balance import Balance, find_balance, with_records
+from nnunetv2_metadcseg.label_audit_decision import decide, on_scale, spread
 from nnunetv2_metadcseg.label_audit_findings import CaseFinding, LabelFinding
 
 
 def score(findings: Sequence[CaseFinding]) -> None:
-    """Sets `ratio`, the reliability of every structure, and the rank of all cases.
+    """Sets `ratio`, what is found of every structure, and the rank of all cases.
 
     Cases predicted by a network that has seen their label disagree less, so each group has its own expectation.
     """
@@ -31,15 +31,47 @@ def score(findings: Sequence[CaseFinding]) -> None:
         tell = telling([f.whole for f in group])
         ratios = with_records(ratios, [f.record for f in group], [f.trusted for f in group], side, tell)
         for finding, ratio in zip(group, ratios, strict=True):
-            finding.ratio = ratio
+            finding.whole_ratio = finding.ratio = ratio
         for name in group[0].parts:
             least = expected if name in unvouched else 0.0
             own, *_ = _ratios(group, checked, lambda f, name=name: f.parts[name], least)
             for finding, ratio in zip(group, own, strict=True):
                 direction = ErrorDirection("none", np.nan, np.nan, np.nan, 0, 0)
-                finding.labels.append(LabelFinding(name, finding.parts[name].rate, reliability(ratio), direction))
+                finding.labels.append(LabelFinding(name, finding.parts[name].rate, ratio, direction))
+    if len(findings[0].parts) > 1:
+        _let_labels_decide(findings)
     for rank, finding in enumerate(sorted(findings, key=lambda f: (-f.ratio, f.case)), 1):
         finding.rank = rank
+
+
+def _let_labels_decide(findings: Sequence[CaseFinding]) -> None:
+    """Gives cases the ratio of a single label where that is more, on the scale of all labels together."""
+    for group in groups(findings):
+        whole = _spread_of_right(group, findings, lambda f: f.whole_ratio, lambda f: f.whole)
+        own = {
+            label.name: _spread_of_right(group, findings, lambda f, i=i: f.labels[i].ratio, lambda f, i=i: f.part(i))
+            for i, label in enumerate(group[0].labels)
+        }
+        for f in group:
+            ratios = {label.name: on_scale(label.ratio, own[label.name], whole) for label in f.labels}
+            f.ratio, f.decided_by = decide(f.whole_ratio, ratios)
+
+
+def _spread_of_right(
+    group: Sequence[CaseFinding],
+    findings: Sequence[CaseFinding],
+    ratio: Callable[[CaseFinding], float],
+    part: Callable[[CaseFinding], Disagreement],
+) -> float:
+    """Of the group's trusted cases with this structure, or without any of all, or else of all cases of the group.
+
+    Where a trusted label rightly lacks the structure, what the network finds nevertheless is part of the spread.
+    """
+    for cases in ([f for f in group if f.trusted], [f for f in findings if f.trusted], group):
+        ratios = [ratio(f) for f in cases if part(f).labelled > 0 or ratio(f) > 1]
+        if ratios:
+            return spread(ratios)
+    return spread([])
 
 
 def _give_empty_labels_the_usual_size(findings: Sequence[CaseFinding]) -> None:

@@ -15,7 +15,7 @@ from nnunetv2_metadcseg.label_audit_output import MAPS
 CASE_COLUMNS = (
     *("rank", "case", "label", "reliability", "direction", "bias", "shift", "distance", "unit"),
     *("missing_parts", "extra_parts", "disagreement", "suspicious_voxels", "out_of_fold", "trusted", "trainer_belief"),
-    *("suspicion_file", "proposed_file", "given_file"),
+    *("suspicion_file", "proposed_file", "given_file", "decided_by"),
 )
 _LABEL_KEYS = {"reliability", "disagreement", "direction", "bias", "shift", "distance", "missing_parts", "extra_parts"}
 
@@ -31,6 +31,7 @@ def rows(audit: Audit, ending: str) -> list[dict[str, Any]]:
             common
             | {"label": "", "reliability": f.reliability, "direction": f.direction, "disagreement": f.rate}
             | {
+                "decided_by": f.decided_by,
                 "suspicious_voxels": f.suspicious_voxels,
                 "trainer_belief": float("nan") if f.belief is None else f.belief,
             }

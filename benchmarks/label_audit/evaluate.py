@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from nnunetv2_metadcseg.label_audit import disagreement, wrong_probability
-from nnunetv2_metadcseg.label_audit_findings import measure, probability_of_given
-from nnunetv2_metadcseg.label_audit_run import voxel_suspicion
+from nnunetv2_metadcseg.label_audit_findings import measure, probability_of_given, voxel_ratios
 from nnunetv2_metadcseg.label_audit_score import score
 
 METHOD_COLUMNS = ("dataset", "label_dice", "seed", "method", "case_auroc", "precision_at_k", "voxel_auroc")
@@ -52,10 +51,13 @@ def load(folder: Path, arm: str) -> dict[str, dict]:
 def audit(contents: dict[str, dict], structures: Sequence, doubtful: Sequence[str]) -> tuple[dict, dict]:
     """What `metadcseg audit` gives: ratio per case (its reliability falls with it) and suspicion maps."""
     findings = scored(contents, "oof", structures)
-    maps = {
-        case: wrong_probability(given_probability(contents[case]["oof"]), findings[case].ratio) for case in doubtful
-    }
+    maps = {case: suspicion(findings[case], contents[case]["oof"], structures) for case in doubtful}
     return {case: findings[case].ratio for case in doubtful}, maps
+
+
+def suspicion(finding: Any, prediction: Any, structures: Sequence) -> np.ndarray:
+    ratios = voxel_ratios(finding, prediction.given, prediction.predicted, structures, regions=False)
+    return wrong_probability(given_probability(prediction), ratios)
 
 
 def scored(contents: dict, kind: str, structures: Sequence, with_records: bool = True) -> dict[str, Any]:
@@ -185,6 +187,7 @@ def audit_signals(contents: dict, kind: str, structures: Sequence, wrong: dict) 
     """The audit's ratio, without what the trainer recorded, that alone, and the trainer's belief in its place."""
     findings = scored(contents, kind, structures)
     found = {"ratio": {case: findings[case].ratio for case in wrong}}
+    found["ratio of all labels together"] = {case: findings[case].whole_ratio for case in wrong}
     records = {case: findings[case].record for case in wrong}
     if all(record is not None for record in records.values()):
         found["record"] = {case: record.ratio for case, record in records.items()}
@@ -206,13 +209,15 @@ def voxel_signals(contents: dict, kind: str, structures: Sequence, wrong: dict):
     findings = scored(contents, kind, structures)
     p = {case: given_probability(contents[case][kind]) for case in wrong}
     yield "1 - p", {case: 1 - p[case] for case in wrong}
-    yield "odds", {case: odds(p[case], findings[case].ratio) for case in wrong}
-    yield "(1 - p) (1 - R)", {case: wrong_probability(p[case], findings[case].ratio) for case in wrong}
+    yield "odds", {case: odds(p[case], findings[case].whole_ratio) for case in wrong}
+    yield "(1 - p) (1 - R)", {case: wrong_probability(p[case], findings[case].whole_ratio) for case in wrong}
+    found = {case: suspicion(findings[case], contents[case][kind], structures) for case in wrong}
+    yield "(1 - p) (1 - R of the label)", found
     if all(contents[case][kind].learned is not None for case in wrong):
         learned = {case: contents[case][kind].learned for case in wrong}
         yield "learned", learned
-        both = {case: voxel_suspicion(p[case], learned[case], findings[case].ratio) for case in wrong}
-        yield "max((1 - p) (1 - R), learned)", both
+        both = {case: np.maximum(found[case], learned[case]) for case in wrong}
+        yield "max((1 - p) (1 - R of the label), learned)", both
 
 
 def odds(p: np.ndarray, ratio: float) -> np.ndarray:

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -108,6 +109,15 @@ def test_names_are_escaped_and_notes_shown(html_file):
 
 def test_least_reliable_case_comes_first(html_file):
     assert order(html_file.read_text(encoding="utf-8")) == ["a<b> & c", "case_10", "case_9", "good"]
+
+
+def test_the_label_that_decided_is_named(audit, tmp_path):
+    marked = replace(audit.findings[0], decided_by="tail<")
+    about = Audit([marked, *audit.findings[1:]], audit.about)
+    assert page(about, {}).count(" (tail&lt;)") == 2  # in the table and in the heading of the case
+    write_csv(about, tmp_path / "audit.csv", ".nii.gz")
+    with (tmp_path / "audit.csv").open(newline="") as stream:
+        assert [row["decided_by"] for row in csv.DictReader(stream)][:3] == ["tail<", "", ""]
 
 
 def test_histogram_counts_every_case(html_file):

@@ -8,9 +8,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nnunetv2_metadcseg.label_audit import Disagreement
+from nnunetv2_metadcseg.label_audit import Disagreement, proposed_label, wrong_probability
 from nnunetv2_metadcseg.label_audit_balance import Record
-from nnunetv2_metadcseg.label_audit_findings import CaseFinding, measure, probability_of_given
+from nnunetv2_metadcseg.label_audit_findings import (
+    CaseFinding,
+    LabelFinding,
+    measure,
+    probability_of_given,
+    voxel_ratios,
+)
 from nnunetv2_metadcseg.label_audit_notes import unvouched_notes
 from nnunetv2_metadcseg.label_audit_predict import CasePrediction, Structure
 from nnunetv2_metadcseg.label_audit_score import score
@@ -114,3 +120,58 @@ def test_no_note_on_labels_that_trusted_cases_hold_or_nobody():
 def finding(case: str, record: float) -> CaseFinding:
     part = Disagreement(1, 1, 100, 100)
     return CaseFinding(case, False, False, {"x": part}, part, None, (1, 1, 1), (1, 1, 1), Record(record, 200))
+
+
+LIVER, TUMOUR = Structure("liver", (1,), 1), Structure("tumour", (2,), 2)
+
+
+def ball(center: tuple, radius: float) -> np.ndarray:
+    grid = np.indices((24, 32, 32))
+    return sum((axis - c) ** 2 for axis, c in zip(grid, center, strict=True)) < radius**2
+
+
+def liver_with_tumour(left_out: bool) -> CasePrediction:
+    """The network finds both, and errs at the liver's surface; the label may lack the tumour."""
+    given = ball((12, 16, 16), 10).astype(np.int16)
+    predicted = np.where(ball((12.7, 16, 16), 10), 1, 0).astype(np.int16)
+    predicted[ball((12, 18, 18), 2.5)] = 2
+    if not left_out:
+        given[ball((12, 18.4, 18), 2.5)] = 2
+    probabilities = np.stack([np.where(predicted == k, 0.8, 0.1) for k in range(3)])
+    return CasePrediction(given, predicted, probabilities, np.ones(given.shape, bool), PROPERTIES, True)
+
+
+def livers() -> tuple[list[CasePrediction], list[CaseFinding]]:
+    """Four trusted cases, four right ones, and one without its tumour."""
+    predictions = [liver_with_tumour(i == 8) for i in range(9)]
+    return predictions, [measure(f"case_{i}", p, [LIVER, TUMOUR], i < 4) for i, p in enumerate(predictions)]
+
+
+def test_a_left_out_tumour_is_not_hidden_by_a_right_liver():
+    predictions, cases = livers()
+    score(cases)
+    bad, given, predicted = cases[8], predictions[8].given, predictions[8].predicted
+    assert (bad.rank, bad.decided_by) == (1, "tumour") and bad.whole_ratio < 1.5 < 5 < bad.ratio
+    assert bad.worst.name == "tumour"  # also while neither label is said to differ
+    ratios = voxel_ratios(bad, given, predicted, [LIVER, TUMOUR], regions=False)
+    suspicion = wrong_probability(probability_of_given(predictions[8], (), regions=False), ratios)
+    proposed = proposed_label(given, predicted, suspicion)
+    assert ((proposed == 2) == (predicted == 2)).all()
+    assert ((proposed > 0) == (given > 0)).all()  # the liver's surface differs as much as elsewhere
+    assert all(f.decided_by == "" and f.reliability == pytest.approx(0.5) for f in cases[:8])
+
+
+def test_the_ratio_at_a_voxel_is_that_of_the_region_in_question():
+    whole, core = Structure("whole", (1, 2), 0), Structure("core", (2,), 1)
+    made = CaseFinding("a", True, False, {}, NOTHING, None, (4,), (1,), whole_ratio=1.0, ratio=6.0)
+    made.labels = [LabelFinding(s.name, 0, ratio, None) for s, ratio in ((whole, 3.0), (core, 7.0))]
+    given, predicted = np.array([0, 0, 1, 2]), np.array([0, 1, 2, 2])
+    assert voxel_ratios(made, given, predicted, [whole, core], regions=True).tolist() == [1, 3, 7, 1]
+
+
+def test_one_structure_is_the_whole_case():
+    cases = lesions(5, 0, trusted=True) + lesions(9, 2)
+    score(cases)
+    for f in cases:
+        assert f.ratio == f.whole_ratio and f.decided_by == ""
+        assert voxel_ratios(f, np.ones(3), np.zeros(3), [LIVER], regions=False) == f.ratio
