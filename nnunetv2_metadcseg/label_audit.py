@@ -8,6 +8,7 @@ and evidence: docs/label_audit.md.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import reduce
@@ -48,7 +49,7 @@ class ErrorDirection:
         kind: none, too large, too small, shifted, missing, extra or mixed.
         bias: mean signed distance of the label's surface from the proposal's, positive where the label is too large.
         shift: distance between the two centroids.
-        distance: mean unsigned distance between the surfaces.
+        distance: mean unsigned distance between the surfaces. Both means are over the surfaces' area.
         missing_parts, extra_parts: connected parts of the proposal, or of the label, that touch nothing of the other.
 
     The lengths are NaN where one of the two labels is empty.
@@ -227,9 +228,9 @@ def error_direction(given: np.ndarray, proposed: np.ndarray, spacing: Sequence[f
     if not given.any() or not proposed.any():
         kind = "none" if wrong == 0 else "extra" if given.any() else "missing"
         return ErrorDirection(kind, np.nan, np.nan, np.nan, **parts)
-    bias, distance = _surface_distances(given, proposed, spacing)
+    bias, distance, per_voxel = _surface_distances(given, proposed, spacing)
     shift = float(np.linalg.norm((_centroid(given) - _centroid(proposed)) * np.asarray(spacing)))
-    kind = _kind(wrong, lost[0], gained[0], given & ~proposed, proposed & ~given, shift, distance)
+    kind = _kind(wrong, lost[0], gained[0], given & ~proposed, proposed & ~given, shift, max(distance, per_voxel))
     return ErrorDirection(kind, bias, shift, distance, **parts)
 
 
@@ -269,26 +270,39 @@ def _centroid(mask: np.ndarray) -> np.ndarray:
     return np.array([index.mean() for index in np.nonzero(mask)])
 
 
-def _surface_distances(given: np.ndarray, proposed: np.ndarray, spacing: Sequence[float]) -> tuple[float, float]:
-    """Mean signed (positive: label outside the proposal) and mean unsigned distance between the surfaces."""
-    import SimpleITK as sitk
+def _surface_distances(given: np.ndarray, proposed: np.ndarray, spacing: Sequence[float]) -> tuple[float, ...]:
+    """Mean distances between the surfaces: signed (positive: label outside the proposal), unsigned, unsigned per voxel.
 
+    The last counts surface voxels, the others weigh them by their surface: on thick slices most of them are at the top
+    or the bottom of a structure, where the surfaces of label and proposal often agree.
+    """
     box = _common_box(given | proposed)
-    images = [sitk.GetImageFromArray(np.pad(m[box], 1).astype(np.uint8)) for m in (given, proposed)]
-    for image in images:
-        image.SetSpacing([float(s) for s in reversed(spacing)])
-    fields = [_signed_distance(image) for image in images]
-    surfaces = [field == 0 for field in fields]  # outermost voxels of a mask
-    label_side = fields[1][surfaces[0]]  # the label's surface in the proposal's field: positive outside
-    proposal_side = -fields[0][surfaces[1]]  # the proposal's surface inside the label: positive too
-    signed = (label_side.mean() + proposal_side.mean()) / 2
-    return float(signed), float((np.abs(label_side).mean() + np.abs(proposal_side).mean()) / 2)
+    masks = [np.pad(m[box], 1) for m in (given, proposed)]
+    fields = [_signed_distance(mask, spacing) for mask in masks]
+    areas = [_exposed_area(mask, spacing) for mask in masks]
+    # The label's surface in the proposal's field, and the proposal's surface inside the label: positive, too.
+    sides = [(sign * fields[1 - i][areas[i] > 0], areas[i][areas[i] > 0]) for i, sign in ((0, 1), (1, -1))]
+    signed = np.mean([np.average(d, weights=area) for d, area in sides])
+    distance = np.mean([np.average(np.abs(d), weights=area) for d, area in sides])
+    return float(signed), float(distance), float(np.mean([np.abs(d).mean() for d, _ in sides]))
 
 
-def _signed_distance(image) -> np.ndarray:
-    """To the mask's surface in the unit of the spacing, positive outside."""
+def _exposed_area(mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+    """Surface of each voxel: of its faces that border on something else. The mask must not touch the edge."""
+    area = np.zeros(mask.shape)
+    for axis, own in enumerate(spacing):
+        face = math.prod(spacing) / own
+        for step in (1, -1):
+            area[mask & ~np.roll(mask, step, axis)] += face
+    return area
+
+
+def _signed_distance(mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+    """To the mask's outermost voxels in the unit of the spacing, positive outside."""
     import SimpleITK as sitk
 
+    image = sitk.GetImageFromArray(mask.astype(np.uint8))
+    image.SetSpacing([float(s) for s in reversed(spacing)])
     return sitk.GetArrayFromImage(sitk.SignedMaurerDistanceMap(image, False, False, True)).astype(np.float64)
 
 

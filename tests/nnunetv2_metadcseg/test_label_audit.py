@@ -210,3 +210,26 @@ def test_a_wobbly_contour_is_neither():
             given[0, a, b] = False
     given[0, 8:10, 18:22] = given[0, 30:32, 18:22] = given[0, 18:22, 8:10] = given[0, 18:22, 30:32] = True
     assert error_direction(given, proposed, (1, 1, 1)).kind == "mixed"
+
+
+def cylinder(slices: int, radius: float, spacing: tuple, wobble: float = 0.0, x: float = 0.0) -> np.ndarray:
+    _, b, c = np.meshgrid(np.arange(slices + 2), *(np.arange(-30, 31) * s for s in spacing[1:]), indexing="ij")
+    mask = np.hypot(b, c - x) < radius + wobble * np.sin(5 * np.arctan2(b, c - x))
+    mask[[0, -1]] = False
+    return mask
+
+
+@pytest.mark.parametrize("slices", [4, 8])
+def test_on_thick_slices_the_ends_of_a_structure_do_not_hide_its_sides(slices):
+    spacing = (5, 0.7, 0.7)
+    found = error_direction(cylinder(slices, 12, spacing), cylinder(slices, 10, spacing), spacing)
+    sides, ends = 11 * 2 * slices * 5, 2 * 11**2
+    assert found.bias == pytest.approx(2 * sides / (sides + ends), rel=0.2)
+    assert found.distance == pytest.approx(found.bias)
+
+
+def test_a_wobble_on_thin_slices_of_coarse_voxels_is_still_no_shift():
+    """Weighed by area the ends count more than they do per voxel."""
+    spacing = (0.5, 2, 2)
+    found = error_direction(cylinder(10, 24, spacing, wobble=6, x=1.0), cylinder(10, 24, spacing), spacing)
+    assert found.distance < found.shift and found.kind == "mixed"
