@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from torch import Tensor
@@ -21,23 +19,10 @@ class nnUNetTrainerMixed(TrustedBatchTrainer):
 class nnUNetTrainerTrustedOnly(TrustedBatchTrainer):
     """Sees the trusted cases of the fold and nothing else."""
 
-    seen: Sequence[str] = ()  # these cases; the audit must know whose labels the network cannot have learned
-
     def build_train_loader(self, dataset, initial_patch_size, transforms) -> nnUNetDataLoader:
         loader = super().build_train_loader(dataset, initial_patch_size, transforms)
         loader.trusted_share = 1.0
-        self._has_seen(loader.trusted)
         return loader
-
-    def _has_seen(self, cases: Sequence[str]) -> None:
-        """Beside those before an interruption: the list of trusted cases may have changed."""
-        self.seen = sorted({*self.seen, *cases})
-
-    def extra_state(self) -> dict:
-        return {"trusted": list(self.seen)}
-
-    def load_extra_state(self, state: dict) -> None:
-        self._has_seen(state.get("trusted", ()))  # checkpoints before 2026-11-30 have none
 
 
 class nnUNetTrainerL2B(TrustedBatchTrainer):

@@ -41,6 +41,7 @@ def _notes(model: TrainedModel, findings: Sequence[CaseFinding], learned: bool) 
     notes = [network.note for network in model.networks.values() if network.note]
     if not learned and not notes:
         notes.append("No learned weights in this checkpoint: ranking and maps come from the prediction alone.")
+    notes += model.split_notes()
     seen = sum(not f.out_of_fold for f in findings)
     if seen:
         notes.append(

@@ -15,7 +15,14 @@ import numpy as np
 
 from nnunetv2_metadcseg import __version__
 from nnunetv2_metadcseg.label_audit_balance import Record, mean_record
-from nnunetv2_metadcseg.trusted_cases import TrustedCasesError, check_known, declared_cases, trusted_in_training
+from nnunetv2_metadcseg.trusted_cases import (
+    TrustedCasesError,
+    check_known,
+    declared_cases,
+    is_trusted_only,
+    seen_in_training,
+    trusted_in_training,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -248,8 +255,21 @@ class TrainedModel:
 
     def trained_on(self, fold: Fold) -> set[str]:
         """Cases whose labels the fold's network has seen."""
-        training, only = self.split(fold)[0], self.networks[fold].trained_only_on
-        return training if only is None else training & set(only)
+        seen = self.networks[fold].seen
+        return self.split(fold)[0] if seen is None else seen
+
+    def split_notes(self) -> list[str]:
+        """Folds that were trained on other cases than splits_final.json says now."""
+        notes = []
+        for fold in self.folds:
+            more = len(self.trained_on(fold) - self.split(fold)[0])
+            if more:
+                notes.append(
+                    f"The network of fold {fold} was trained on {more} cases that are not in the training part of its "
+                    "fold in splits_final.json now, so the split has changed since; out of fold are the cases that its "
+                    "checkpoint says it has not seen."
+                )
+        return notes
 
     def cases(self) -> list[str]:
         """Every case that the folds were trained or validated on."""
@@ -369,7 +389,7 @@ class FoldNetwork:
 
     Attributes:
         trainer_record: what can be read of it, or None. note: what the user must know about that, or None.
-        trained_only_on: cases of the trainer that sees none but trusted ones; None: of another trainer.
+        seen: cases whose labels it was trained on; None: the checkpoint does not say.
     """
 
     def __init__(self, model: TrainedModel, fold: Fold, predictor: Any, ours: dict | None) -> None:
@@ -377,8 +397,7 @@ class FoldNetwork:
         state = (ours or {}).get("state") or {}
         self.trainer = (ours or {}).get("trainer")
         self.note: str | None = None
-        is_trusted_only = (self.trainer or "").startswith("nnUNetTrainerTrustedOnly")
-        self.trained_only_on = trusted_in_training(ours, model.trusted) if is_trusted_only else None
+        self.seen = self._seen(ours) if ours else None
         self.trainer_record = self._read(ours) if "weighting" in state else None
         if model.maps == "learned" and self.trainer_record is None:
             raise AuditError(
@@ -389,6 +408,13 @@ class FoldNetwork:
                 f"The network of fold {fold} began to learn wrong labels by heart, and its trainer then left out "
                 f"{len(state['left_out'])} cases as doubtful: {', '.join(state['left_out'])}."
             )
+
+    def _seen(self, ours: dict) -> set[str] | None:
+        seen = seen_in_training(ours)
+        if seen is None and is_trusted_only(ours):  # checkpoints before 2026-11-30 do not say which
+            training = self.model.split(self.fold)[0]
+            return training & set(self.model.trusted)
+        return None if seen is None else set(seen)
 
     def _read(self, ours: dict) -> TrainerRecord | None:
         """The record of the trainer; for learned maps with its weights."""

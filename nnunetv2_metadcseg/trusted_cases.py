@@ -104,3 +104,24 @@ def trusted_in_training(ours: dict, declared: Sequence[str]) -> list[str]:
     """
     state = ours["state"]
     return list(state.get("self_trusted", {}).get("chosen") or state.get("trusted") or declared)
+
+
+def seen_in_training(ours: dict) -> list[str] | None:
+    """The cases whose labels a training was shown, as its checkpoint says; None where it does not.
+
+    Checkpoints before 2026-12-01 say so of some trainers: MetaDCSeg's numbered all its training cases, TrustedOnly kept
+    those that it saw.
+
+    Args:
+        ours: the entry "metadcseg" of the checkpoint.
+    """
+    state = ours["state"]
+    older = state.get("cases")
+    if older is None and is_trusted_only(ours):
+        older = state.get("trusted")
+    return list(ours.get("seen") or older or ()) or None
+
+
+def is_trusted_only(ours: dict) -> bool:
+    """Whether the trainer saw trusted cases only, by its name, which tells of checkpoints before 2026-12-01."""
+    return (ours.get("trainer") or "").startswith("nnUNetTrainerTrustedOnly")

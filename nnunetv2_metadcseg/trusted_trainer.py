@@ -39,7 +39,7 @@ from nnunetv2_metadcseg.fusion import Fuse, fuse_like
 from nnunetv2_metadcseg.losses import WeightedDiceCELoss
 from nnunetv2_metadcseg.preprocessed_labels import outdated_labels
 from nnunetv2_metadcseg.targets import LabelEncoder
-from nnunetv2_metadcseg.trusted_cases import read_trusted_cases, trusted_training_cases
+from nnunetv2_metadcseg.trusted_cases import read_trusted_cases, seen_in_training, trusted_training_cases
 
 
 class TrustedBatchTrainer(nnUNetTrainer):
@@ -50,6 +50,7 @@ class TrustedBatchTrainer(nnUNetTrainer):
     gradient_norm = 12  # nnU-Net's bound
     least_trusted = 0  # trusted patches in every batch, whatever their share
     absent_classes: Sequence[str] = ()  # names of classes or regions that no trusted case of the fold holds
+    seen: Sequence[str] = ()  # cases whose labels it was trained on; the audit must know, and splits may change later
     _random_state: dict | None = None  # of a checkpoint, until the loaders have started
 
     # ---- set-up -------------------------------------------------------------------------------------------------
@@ -204,6 +205,7 @@ class TrustedBatchTrainer(nnUNetTrainer):
         )
         dataset_train, dataset_val = self.get_tr_and_val_datasets()
         train = self.build_train_loader(dataset_train, initial_patch_size, train_transforms)
+        self._has_seen(train.drawn)
         val = nnUNetDataLoader(
             dataset_val,
             self.batch_size,
@@ -219,6 +221,10 @@ class TrustedBatchTrainer(nnUNetTrainer):
         for loader in loaders:
             next(loader)  # starts the workers
         return loaders
+
+    def _has_seen(self, cases: Sequence[str]) -> None:
+        """Beside those before an interruption: splits and trusted cases may have changed."""
+        self.seen = sorted({*self.seen, *cases})
 
     def _augmenter(self, loader: nnUNetDataLoader, workers: int, cached: int):
         if workers == 0:
@@ -317,6 +323,7 @@ class TrustedBatchTrainer(nnUNetTrainer):
             "trainer": type(self).__name__,
             "config": asdict(self.config),
             "state": self.extra_state(),
+            "seen": list(self.seen),
             "random": random_state(),
         }
         # An interruption while writing leaves the last complete checkpoint in place.
@@ -334,6 +341,7 @@ class TrustedBatchTrainer(nnUNetTrainer):
         ours = checkpoint.get("metadcseg")
         if ours is not None:
             self.load_extra_state(ours["state"])
+            self._has_seen(seen_in_training(ours) or ())
             self._random_state = ours["random"]
 
     def on_train_start(self) -> None:

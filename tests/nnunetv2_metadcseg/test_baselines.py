@@ -125,26 +125,37 @@ def test_trains(nnunet, trainer_class):
     assert all(batch["num_given"] == expected for batch in batches)
 
 
-def test_trusted_only_keeps_whose_labels_it_has_seen(nnunet, tmp_path):
-    first = nnunet.trainer(nnUNetTrainerTrustedOnly)
+class OurTrusted(nnUNetTrainerTrustedOnly):
+    """A subclass under a name that does not tell."""
+
+
+@pytest.mark.parametrize(
+    ("trainer_class", "first_seen", "both_seen"), [(OurTrusted, 2, 3), (nnUNetTrainerMixed, None, None)]
+)
+def test_a_checkpoint_says_whose_labels_were_seen(nnunet, tmp_path, trainer_class, first_seen, both_seen):
+    first = nnunet.trainer(trainer_class)
     first.on_train_start()
     file = str(tmp_path / "checkpoint.pth")
     first.save_checkpoint(file)
-    checkpoint = torch.load(file, weights_only=False)
-    assert checkpoint["metadcseg"]["state"] == {"trusted": nnunet.cases[:2]}
-    resumed = nnunet.trainer(nnUNetTrainerTrustedOnly, continue_training=True)
+    training = sorted(first.dataloader_train.data_loader.cases)
+    assert torch.load(file, weights_only=False)["metadcseg"]["seen"] == training[:first_seen]
+    resumed = nnunet.trainer(trainer_class, continue_training=True)
     resumed.dataset_json["trusted_cases"] = nnunet.cases[1:3]
     resumed.load_checkpoint(file)
     resumed.on_train_start()
-    assert resumed.extra_state()["trusted"] == nnunet.cases[:3]
+    assert resumed.seen == training[:both_seen]
 
 
 def test_trusted_only_loads_checkpoints_without_that_list(nnunet, tmp_path):
     trainer = nnunet.trainer(nnUNetTrainerTrustedOnly)
     trainer.initialize()
-    trainer.extra_state = dict  # as before 2026-11-30
-    file = str(tmp_path / "checkpoint.pth")
-    trainer.save_checkpoint(file)
-    later = nnunet.trainer(nnUNetTrainerTrustedOnly)
-    later.load_checkpoint(file)
-    assert later.extra_state() == {"trusted": []}
+    file = tmp_path / "checkpoint.pth"
+    trainer.save_checkpoint(str(file))
+    for state, seen in (({}, []), ({"trusted": ["a"]}, ["a"])):  # before 2026-11-30, and until 2026-12-01
+        checkpoint = torch.load(file, weights_only=False)
+        del checkpoint["metadcseg"]["seen"]
+        checkpoint["metadcseg"]["state"] = state
+        torch.save(checkpoint, tmp_path / "older.pth")
+        later = nnunet.trainer(nnUNetTrainerTrustedOnly)
+        later.load_checkpoint(str(tmp_path / "older.pth"))
+        assert later.seen == seen

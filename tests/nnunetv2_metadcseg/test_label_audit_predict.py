@@ -23,7 +23,7 @@ def test_same_geometry():
 
 @pytest.mark.parametrize("left_out", [["b", "d"], [], None])
 def test_says_which_cases_the_trainer_left_out(left_out):
-    ours = {"state": {"left_out": left_out}, "trainer": "nnUNetTrainerMetaDCSeg"}
+    ours = {"state": {"left_out": left_out, "cases": ["a", "b", "d"]}, "trainer": "nnUNetTrainerMetaDCSeg"}
     note = FoldNetwork(SimpleNamespace(maps="prediction"), 0, None, ours).note
     assert note.endswith("left out 2 cases as doubtful: b, d.") if left_out else note is None
 
@@ -44,24 +44,40 @@ def test_trusted_cases_may_be_absent_but_not_broken(tmp_path):
         _ = model({}).trusted
 
 
-@pytest.mark.parametrize(
-    ("trainer", "state", "unseen"),
-    [
-        ("nnUNetTrainerTrustedOnly", {"trusted": ["a"]}, "bcd"),
-        ("nnUNetTrainerTrustedOnly", {}, "cd"),  # checkpoints before 2026-11-30: those declared now
-        ("nnUNetTrainerMixed", {}, "d"),
-        (None, None, "d"),
-    ],
-)
-def test_trusted_only_has_seen_the_labels_of_trusted_cases_alone(trainer, state, unseen):
+def one_fold(ours: dict | None) -> TrainedModel:
+    """Trained on a, b and c, says splits_final.json now; a, b and d are trusted."""
     model = TrainedModel.__new__(TrainedModel)
     model.maps, model.folds, model.trusted = "prediction", (0,), ["a", "b", "d"]
     model.splits = [{"train": ["a", "b", "c"], "val": ["d"]}]
     model.dataset = SimpleNamespace(identifiers=list("abcd"))
-    ours = None if trainer is None else {"trainer": trainer, "state": state}
     model.networks = {0: FoldNetwork(model, 0, None, ours)}
+    return model
+
+
+@pytest.mark.parametrize(
+    ("ours", "unseen"),
+    [
+        ({"trainer": "nnUNetTrainerTrustedOnly", "state": {"trusted": ["a"]}}, "bcd"),  # until 2026-11-30
+        ({"trainer": "nnUNetTrainerTrustedOnly", "state": {}}, "cd"),  # older: those declared now
+        ({"trainer": "nnUNetTrainerMixed", "state": {}}, "d"),
+        (None, "d"),
+        ({"trainer": "OurOwnTrustedOnly", "state": {}, "seen": ["a"]}, "bcd"),  # whatever its name
+        ({"trainer": "nnUNetTrainerMetaDCSeg", "state": {"trusted": ["a"], "cases": ["a", "b", "c"]}}, "d"),
+    ],
+)
+def test_which_labels_a_network_has_seen(ours, unseen):
+    model = one_fold(ours)
     assert model.cases() == list("abcd")
     assert {case for case in "abcd" if model.folds_for(case)[1]} == set(unseen)
+    assert model.split_notes() == []
+
+
+@pytest.mark.parametrize("known", [{"seen": ["b", "c", "d"]}, {"state": {"cases": ["b", "c", "d"]}}])
+def test_a_split_that_changed_after_the_training_is_not_believed(known):
+    model = one_fold({"trainer": "nnUNetTrainerMetaDCSeg", "state": {}} | known)
+    assert [case for case in "abcd" if model.folds_for(case)[1]] == ["a"]
+    (note,) = model.split_notes()
+    assert note.startswith("The network of fold 0 was trained on 1 cases that are not in the training part")
 
 
 def test_learned_weights_take_what_nnunet_cropped_away_for_background():

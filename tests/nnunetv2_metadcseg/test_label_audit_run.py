@@ -58,6 +58,9 @@ class FakeModel:
     def given_file(self, case):
         return self.preprocessed / "gt_segmentations" / f"{case}{self.file_ending}"
 
+    def split_notes(self):
+        return []
+
     def image(self, case):
         if self.broken:
             raise OSError("no image")
