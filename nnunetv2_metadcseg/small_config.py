@@ -27,6 +27,7 @@ REFERENCE_FEATURES = 8
 MIN_FEATURE_MAP_EDGE = 4
 # One value per stage of the decoder; every other list of the network has one value per stage of the encoder.
 DECODER_KEYS = ("n_conv_per_stage_decoder",)
+SMALL_KEYS = {"inherits_from", "batch_size", "patch_size", "architecture", "next_stage"}  # of what is added
 ENCODER_KEYS = ("n_conv_per_stage", "n_blocks_per_stage")
 
 
@@ -47,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="EDGE",
         help="patch size in voxels, one edge per axis (default: as planned, smaller where that would be slow)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace a configuration of that name")
+    parser.add_argument("--overwrite", action="store_true", help="replace a small configuration of that name")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -102,14 +103,27 @@ def add_small_configuration(
     existing = plans["configurations"].get(name)
     if existing == configuration:
         return name
-    if name == parent or (existing is not None and not overwrite):
-        raise ValueError(
-            f"The plans file {plans_file} already has a configuration {name!r} with other settings; "
-            "give another --name, or --overwrite to replace it (models trained with it can then not be continued)"
-        )
+    if existing is not None:
+        _check_replaceable(plans, plans_file, name, parent, overwrite)
     plans["configurations"][name] = configuration
     _replace_json(plans_file, plans)
     return name
+
+
+def _check_replaceable(plans: dict[str, Any], plans_file: Path, name: str, parent: str, overwrite: bool) -> None:
+    """Raises ValueError where the configuration of that name must stay, or the user has not asked to replace it."""
+    taken = f"The plans file {plans_file} already has a configuration {name!r} with other settings; give another --name"
+    if name in ancestry(plans, parent):
+        raise ValueError(f"{taken}, since {parent!r} (-c) is or inherits from it")
+    if not _is_small(plans["configurations"][name]):
+        raise ValueError(f"{taken}, since small-config did not make it and does not replace it")
+    if not overwrite:
+        raise ValueError(f"{taken}, or --overwrite to replace it (models trained with it can then not be continued)")
+
+
+def _is_small(configuration: dict[str, Any]) -> bool:
+    """Whether `small_configuration` made this entry: nnU-Net plans others in full, or with a previous stage."""
+    return set(configuration) == SMALL_KEYS and configuration["next_stage"] is None
 
 
 def read_plans(file: Path) -> dict[str, Any]:
@@ -172,6 +186,14 @@ def small_configuration(
         "architecture": architecture,
         "next_stage": None,
     }
+
+
+def ancestry(plans: dict[str, Any], name: str) -> list[str]:
+    """A configuration that `resolve` knows and all that it inherits from, nearest first."""
+    found = [name]
+    while (parent := plans["configurations"][found[-1]].get("inherits_from")) is not None:
+        found.append(parent)
+    return found
 
 
 def resolve(plans: dict[str, Any], name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:

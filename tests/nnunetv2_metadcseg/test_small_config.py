@@ -173,10 +173,25 @@ def test_other_settings_under_a_taken_name_need_overwrite(plans_file):
     assert small["architecture"]["arch_kwargs"]["features_per_stage"][0] == 16
 
 
-def test_never_replaces_the_parent(plans_file):
+@pytest.mark.parametrize(
+    ("parent", "name", "why"),
+    [
+        ("3d_fullres", "3d_fullres", "'3d_fullres' .-c. is or inherits from it"),
+        ("tiny", "3d_fullres", "'tiny' .-c. is or inherits from it"),
+        ("tiny", "middle", "'tiny' .-c. is or inherits from it"),
+        ("3d_fullres", "2d", "small-config did not make it"),
+        ("3d_fullres", "own", "small-config did not make it"),
+    ],
+)
+def test_never_replaces_what_it_needs_or_did_not_make(plans_file, parent, name, why):
+    add_small_configuration(plans_file, "3d_fullres", name="middle")
+    add_small_configuration(plans_file, "middle", name="tiny", features=4)
+    plans = json.loads(plans_file.read_text())
+    plans["configurations"] |= {"2d": {"spacing": [1, 1]}, "own": {"inherits_from": "3d_fullres", "batch_size": 8}}
+    plans_file.write_text(json.dumps(plans))
     before = plans_file.read_bytes()
-    with pytest.raises(ValueError, match="already has a configuration '3d_fullres'"):
-        add_small_configuration(plans_file, "3d_fullres", name="3d_fullres", overwrite=True)
+    with pytest.raises(ValueError, match=f"already has a configuration '{name}'.* give another --name, since {why}"):
+        add_small_configuration(plans_file, parent, name=name, features=16, overwrite=True)
     assert plans_file.read_bytes() == before
 
 
