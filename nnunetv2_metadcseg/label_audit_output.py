@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from nnunetv2_metadcseg.label_audit_predict import AuditError
@@ -16,7 +16,9 @@ from nnunetv2_metadcseg.label_audit_trust import TO_CHECK, is_answered, read_aud
 
 MAPS = ("suspicion", "proposed", "given")
 TABLES = ("audit.csv", "audit.json", "audit.html")
-MINUTE = 60.0  # an audit's own maps are older than its audit.json; some file systems keep time badly
+MINUTE = 60.0  # an audit writes its files one after the other; some file systems keep time badly
+# Of the Finder, the Explorer and Linux's file managers, and of LibreOffice while it shows a table: nobody's work.
+LITTER = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini|\.directory|\.~lock\..*#", re.IGNORECASE)
 
 
 def check_output(out: Path, overwrite: bool) -> None:
@@ -39,7 +41,7 @@ def check_output(out: Path, overwrite: bool) -> None:
     if file is not None:
         raise AuditError(
             f"{file} is not as the audit wrote it, and --overwrite would delete it; move it away, or choose another "
-            "folder."
+            "folder (the date tells; where the folder was only copied without dates, remove the file)."
         )
 
 
@@ -48,15 +50,25 @@ def work_of_a_person(out: Path) -> Path | None:
     if is_answered(out / TO_CHECK):
         return out / TO_CHECK
     cases = read_audit(out / "audit.json")["cases"]
-    newest = (out / "audit.json").stat().st_mtime + MINUTE
-    for file in sorted(file for file in out.rglob("*") if not file.is_dir()):
-        top, *rest = file.relative_to(out).parts
-        if not rest and top in (*TABLES, TO_CHECK):
+    for file in sorted(file for file in out.rglob("*") if not (file.is_dir() or LITTER.fullmatch(file.name))):
+        if file == out / TO_CHECK:
             continue
-        map_of_case = top in MAPS and len(rest) == 1 and any(rest[0].startswith(f"{case}.") for case in cases)
-        if not map_of_case or file.stat().st_mtime > newest:
+        if not _is_of_audit(file.relative_to(out).parts, cases) or _is_edited(file, out):
             return file
     return None
+
+
+def _is_of_audit(parts: tuple[str, ...], cases: Collection[str]) -> bool:
+    top, *rest = parts
+    if not rest:
+        return top in TABLES
+    return top in MAPS and len(rest) == 1 and any(rest[0].startswith(f"{case}.") for case in cases)
+
+
+def _is_edited(file: Path, out: Path) -> bool:
+    """Whether it is newer than audit.json, which the audit writes last, right after audit.csv."""
+    last = out / ("audit.csv" if file.name == "audit.json" else "audit.json")
+    return last.is_file() and file.stat().st_mtime > last.stat().st_mtime + MINUTE
 
 
 def left_over(out: Path) -> list[Path]:

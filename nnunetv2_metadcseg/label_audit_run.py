@@ -77,9 +77,10 @@ def _audit_into(folder: Path, model: TrainedModel, names: Sequence[str], worst: 
         _write_maps(folder, interim / f"{finding.case}.npz", finding, model)
     shutil.rmtree(interim)
     audit = Audit(findings, describe(model, findings, calibration))
-    write_csv(audit, folder / "audit.csv", model.file_ending)
-    (folder / "audit.json").write_text(json.dumps(as_json(audit, model.file_ending), indent=2) + "\n")
     write_page(audit, folder, model, worst)
+    write_csv(audit, folder / "audit.csv", model.file_ending)
+    # Last: what is newer has been edited (label_audit_output.py).
+    (folder / "audit.json").write_text(json.dumps(as_json(audit, model.file_ending), indent=2) + "\n")
     return audit
 
 

@@ -58,11 +58,19 @@ def test_files_of_a_person_are_not_deleted(audit, name):
     assert (audit / name).read_text() == "mine"
 
 
-def test_an_edited_map_is_not_deleted(audit):
+@pytest.mark.parametrize("name", ["proposed/case_1.nii.gz", "audit.csv", "audit.html", "audit.json"])
+def test_what_was_edited_is_not_deleted(audit, name):
+    """A map that was corrected, or notes in a table."""
     later = (audit / "audit.json").stat().st_mtime + 600
-    os.utime(audit / "proposed" / "case_1.nii.gz", (later, later))
-    with pytest.raises(AuditError, match="case_1.nii.gz is not as the audit wrote it"):
+    os.utime(audit / name, (later, later))
+    with pytest.raises(AuditError, match=f"{name} is not as the audit wrote it.* copied without dates, remove the"):
         replace(audit)
+
+
+@pytest.mark.parametrize("name", [".DS_Store", "given/.DS_Store", ".~lock.audit.csv#", "Thumbs.db", "._audit.csv"])
+def test_what_file_managers_leave_stands_in_nobodys_way(audit, name):
+    (audit / name).write_text("")
+    replace(audit)
 
 
 def test_a_link_is_followed(audit):
