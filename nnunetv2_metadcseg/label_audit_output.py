@@ -78,6 +78,21 @@ def left_over(out: Path) -> list[Path]:
     return sorted(f for f in out.parent.glob(".*") if ours.fullmatch(f.name)) if out.parent.is_dir() else []
 
 
+class UnfinishedError(Exception):
+    """Something failed when most of the audit, which takes hours, was there already."""
+
+
+@contextlib.contextmanager
+def worth_keeping(what: str) -> Iterator[None]:
+    """Whatever fails in the block, `written_whole` keeps what there is; `what`: that cannot be written then."""
+    try:
+        yield
+    except Exception as error:
+        raise UnfinishedError(
+            f"The maps of all cases are written, but not {what} ({type(error).__name__}: {str(error) or 'no reason'})"
+        ) from error
+
+
 @contextlib.contextmanager
 def written_whole(out: Path) -> Iterator[Path]:
     """A temporary folder beside `out` that takes its place when the block ends well, and goes otherwise.
@@ -85,8 +100,8 @@ def written_whole(out: Path) -> Iterator[Path]:
     An earlier audit is deleted only when the new one is in its place.
 
     Raises:
-        AuditError: the complete folder cannot take its place, or a person has worked in `out` while the block ran; it
-            is kept beside `out`, and the message names it.
+        AuditError: the complete folder cannot take its place, or a person has worked in `out` while the block ran, or
+            what failed was `worth_keeping`; it is kept beside `out`, and the message names it.
     """
     out = out.resolve()  # of a link, what it points to
     existed = out.exists()
@@ -94,6 +109,10 @@ def written_whole(out: Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         yield temporary
+    except UnfinishedError as error:
+        raise AuditError(
+            f"{error}; what is complete lies in {_kept_beside(temporary, out)}, and nothing was replaced."
+        ) from error.__cause__
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

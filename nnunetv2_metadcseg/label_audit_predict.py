@@ -59,7 +59,7 @@ def read_json(file: Path, advice: str = "restore it") -> Any:
     if file.is_dir():
         raise AuditError(f"{file} is a folder, expected a JSON file; give the file in it.")
     try:
-        return json.loads(file.read_text())
+        return json.loads(file.read_text(encoding="utf-8-sig"))  # editors on Windows put a mark in front
     except FileNotFoundError as error:
         raise AuditError(f"There is no {file}; {advice}.") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

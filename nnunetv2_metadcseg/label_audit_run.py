@@ -5,7 +5,6 @@ OUT/audit.csv, audit.json, audit.html, given/CASE, proposed/CASE, suspicion/CASE
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -16,10 +15,11 @@ from nnunetv2_metadcseg.label_audit import error_direction, proposed_label, wron
 from nnunetv2_metadcseg.label_audit_calibration import calibrate
 from nnunetv2_metadcseg.label_audit_findings import Audit, CaseFinding, measure, probability_of_given, voxel_ratios
 from nnunetv2_metadcseg.label_audit_notes import describe
-from nnunetv2_metadcseg.label_audit_output import MAPS, check_output, written_whole
+from nnunetv2_metadcseg.label_audit_output import MAPS, TABLES, check_output, worth_keeping, written_whole
 from nnunetv2_metadcseg.label_audit_predict import AuditError, CasePrediction, TrainedModel, same_geometry
 from nnunetv2_metadcseg.label_audit_score import score
 from nnunetv2_metadcseg.label_audit_tables import as_json, write_csv
+from nnunetv2_metadcseg.label_audit_trust import write_json
 
 
 def run_audit(
@@ -77,10 +77,12 @@ def _audit_into(folder: Path, model: TrainedModel, names: Sequence[str], worst: 
         _write_maps(folder, interim / f"{finding.case}.npz", finding, model)
     shutil.rmtree(interim)
     audit = Audit(findings, describe(model, findings, calibration))
-    write_page(audit, folder, model, worst)
-    write_csv(audit, folder / "audit.csv", model.file_ending)
-    # Last: what is newer has been edited (label_audit_output.py).
-    (folder / "audit.json").write_text(json.dumps(as_json(audit, model.file_ending), indent=2) + "\n")
+    with worth_keeping("the tables or the page"):
+        write_csv(audit, folder / "audit.csv", model.file_ending)
+        write_json(folder / "audit.json", as_json(audit, model.file_ending))
+        write_page(audit, folder, model, worst)
+    for name in TABLES:  # together, after the maps: what is newer has been edited (label_audit_output.py)
+        (folder / name).touch()
     return audit
 
 

@@ -46,7 +46,7 @@ def rows(audit: Audit, ending: str) -> list[dict[str, Any]]:
 
 def write_csv(audit: Audit, file: Path, ending: str) -> None:
     """audit.csv: numbers with six significant digits, nothing where there is no number."""
-    with file.open("w", newline="") as stream:
+    with file.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, CASE_COLUMNS, restval="")
         writer.writeheader()
         for row in rows(audit, ending):

@@ -201,5 +201,5 @@ def check_preprocessed_labels(
 def write_json(file: Path, content: Any) -> None:
     """Whole or not at all."""
     temporary = file.with_name(f".{file.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     os.replace(temporary, file)

@@ -194,7 +194,7 @@ class nnUNetTrainerMetaDCSegSelfTrusted(nnUNetTrainerMetaDCSeg):
             "scores": {case: None if math.isnan(score) else round(score, 6) for case, score in scores.items()},
         }
         file = join(self.output_folder, FILE_NAME)
-        with open(f"{file}.partial", "w") as stream:
+        with open(f"{file}.partial", "w", encoding="utf-8") as stream:
             json.dump(content, stream, indent=2)
         os.replace(f"{file}.partial", file)
 

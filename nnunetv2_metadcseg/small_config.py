@@ -129,7 +129,7 @@ def _is_small(configuration: dict[str, Any]) -> bool:
 def read_plans(file: Path) -> dict[str, Any]:
     """Content of a plans file; raises ValueError where it is none."""
     try:
-        plans = json.loads(file.read_text())
+        plans = json.loads(file.read_text(encoding="utf-8-sig"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{file} is not valid JSON ({error}); run nnUNetv2_plan_experiment again") from error
     configurations = plans.get("configurations") if isinstance(plans, dict) else None
@@ -275,7 +275,7 @@ def _replace_json(path: Path, content: dict[str, Any]) -> None:
     mode = path.stat().st_mode
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w") as file:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
             json.dump(content, file, sort_keys=False, indent=4)
             file.write("\n")
         os.chmod(temporary, mode)

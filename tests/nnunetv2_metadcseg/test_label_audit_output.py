@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nnunetv2_metadcseg.label_audit_output import MAPS, TABLES, check_output, left_over, written_whole
+from nnunetv2_metadcseg.label_audit_output import MAPS, TABLES, check_output, left_over, worth_keeping, written_whole
 from nnunetv2_metadcseg.label_audit_predict import AuditError
 
 
@@ -157,6 +157,15 @@ def test_an_audit_that_fails_leaves_nothing(audit):
     with pytest.raises(ValueError, match="broken"), written_whole(audit):
         raise ValueError("broken")
     assert (audit / "audit.csv").read_text() == "old" and [f.name for f in audit.parent.iterdir()] == ["audit"]
+
+
+def test_what_failed_at_the_end_is_kept(audit):
+    message = r"not the page .ValueError: no reason.; .* lies in .*/audit_2, and nothing was"
+    with pytest.raises(AuditError, match=message), written_whole(audit) as folder:
+        (folder / "map").write_text("hours of work")
+        with worth_keeping("the page"):
+            raise ValueError
+    assert (audit.with_name("audit_2") / "map").exists() and (audit / "audit.csv").read_text() == "old"
 
 
 def test_what_a_killed_audit_leaves_is_found(audit):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -206,10 +209,12 @@ def test_failure_leaves_the_earlier_audit_alone(tmp_path):
     before = (out / "audit.html").read_bytes()
     with pytest.raises(AuditError, match="--overwrite"):
         run_audit(FakeModel(tmp_path / "pre2"), out)
-    with pytest.raises(OSError, match="no image"):
+    message = r"not the tables or the page \(OSError: no image\); what is complete lies in .*/out_2, and nothing was"
+    with pytest.raises(AuditError, match=message):
         run_audit(FakeModel(tmp_path / "pre3", broken=True), out, overwrite=True)
     assert (out / "audit.html").read_bytes() == before
-    assert sorted(f.name for f in tmp_path.iterdir()) == ["out", "pre", "pre2", "pre3"]
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["out", "out_2", "pre", "pre2", "pre3"]
+    assert len(list((tmp_path / "out_2").glob("*/large.npy"))) == 3 and (tmp_path / "out_2" / "audit.csv").is_file()
     run_audit(FakeModel(tmp_path / "pre4"), out, worst=1, overwrite=True)
     assert (out / "audit.html").read_bytes() != before
 
@@ -295,3 +300,21 @@ def test_a_missing_label_is_said_before_any_prediction(tmp_path, monkeypatch):
 def test_the_map_agrees_with_what_is_counted_and_proposed():
     suspicion = np.array([0, 0.4949, 0.4999, 0.5, 1], np.float32)
     assert in_percent(suspicion).tolist() == [0, 49, 49, 50, 100]
+
+
+class NamesInFrench(FakeModel):
+    """Where the system's encoding cannot write the names of labels."""
+
+    structures = [Structure("rate œdème", (1,), 1)]
+
+
+def test_files_are_utf_8_whatever_the_system_writes(tmp_path):
+    code = (
+        "import sys, test_label_audit_run as t; t.run_audit(t.NamesInFrench(t.Path(sys.argv[1])), t.Path(sys.argv[2]))"
+    )
+    line = [sys.executable, "-X", "utf8=0", "-c", code, str(tmp_path / "pre"), str(tmp_path / "out")]
+    paths = [str(Path(__file__).parent), *sys.path]
+    environment = os.environ | {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": os.pathsep.join(paths)}
+    done = subprocess.run(line, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "rate œdème" in (tmp_path / "out" / "audit.csv").read_text(encoding="utf-8")
