@@ -202,3 +202,9 @@ def test_confirm_of_broken_json(tmp_path):
     with pytest.raises(AuditError, match="not valid JSON"):
         confirm(file, tmp_path, [], ["a"])
     assert not (tmp_path / "trusted_cases.json").exists()
+
+
+def test_answers_saved_with_a_mark_are_read(tmp_path):
+    file = tmp_path / "to_check.json"
+    file.write_text(json.dumps({"a": "checked"}), encoding="utf-8-sig")  # Notepad, PowerShell
+    assert read_answers(file) == {"a": "checked"}
