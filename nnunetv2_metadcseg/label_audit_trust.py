@@ -18,6 +18,7 @@ TO_CHECK = "to_check.json"
 CHECKED = "checked"
 TO_LOOK_AT = "to check"  # what a proposal says of every case
 ANSWERS = (CHECKED, TO_LOOK_AT, "skip")
+LISTED = 10  # cases that a message names
 HANDED_OVER = "to_check.{}.json"  # numbered from 1: answers of earlier rounds
 
 
@@ -194,8 +195,10 @@ def check_preprocessed_labels(
     content = read_json(file) if file.is_file() else {}
     content = content if isinstance(content, dict) else {}
     outdated = outdated_labels(cases, preprocessed, raw, content, ending, identifier)
-    for what in outdated.values():
-        raise AuditError(f"{what}, then confirm again.")
+    if outdated:
+        named = ", ".join(list(outdated)[:LISTED]) + (" ..." if len(outdated) > LISTED else "")
+        also = f" (the same holds for {len(outdated)} cases: {named})" if len(outdated) > 1 else ""
+        raise AuditError(f"{next(iter(outdated.values()))}, then confirm again{also}.")
 
 
 def write_json(file: Path, content: Any) -> None:

@@ -7,6 +7,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+SLACK = 60.0  # seconds: nobody corrects a label so soon, and the dates of files that were copied are as far apart
+
 
 def outdated_labels(
     cases: Sequence[str], preprocessed: Path, raw: Path, dataset_json: dict, ending: str, identifier: str | None = None
@@ -34,10 +36,11 @@ def outdated_labels(
                 f"(nnU-Net keeps it where the new label bears an older date), run nnUNetv2_preprocess for "
                 f"{preprocessed.name}"
             )
-        elif identifier and made.is_file() and made.stat().st_mtime < copy.stat().st_mtime:
+        elif identifier and made.is_file() and made.stat().st_mtime + SLACK < copy.stat().st_mtime:
             outdated[case] = (
                 f"The label {label} is newer than what {identifier} in {preprocessed} holds of it, so training would "
-                "not see it; run nnUNetv2_preprocess for that configuration (-c)"
+                "not see it; run nnUNetv2_preprocess for that configuration (-c), or, where the folder was only copied "
+                f"without its dates, touch the .pkl files in {made.parent}"
             )
     return outdated
 

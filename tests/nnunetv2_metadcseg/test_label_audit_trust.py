@@ -134,6 +134,20 @@ def test_confirm_refuses_a_label_that_was_corrected_but_not_preprocessed(answere
     assert confirm_answered(answered) == ["c"]
 
 
+@pytest.mark.parametrize(("number", "named"), [(1, None), (2, "2 cases: c00, c01"), (11, "11 cases: c00, .*, c09 ...")])
+def test_all_labels_that_were_not_preprocessed_are_named_at_once(answered, number, named):
+    names = [f"c{i:02d}" for i in range(number)]
+    for folder, content in (("pre", b"label"), ("raw", b"other")):
+        data = answered / folder / "Dataset504_Demo" / ("labelsTr" if folder == "raw" else "gt_segmentations")
+        for name in names:
+            (data / f"{name}.nii").write_bytes(content)
+    file, folders = answered / "out" / "to_check.json", [answered / x / "Dataset504_Demo" for x in ("pre", "raw")]
+    file.write_text(json.dumps(dict.fromkeys(names, "checked")))
+    ends = f"confirm again .the same holds for {named}.[.]$" if named else "confirm again[.]$"
+    with pytest.raises(AuditError, match=ends):
+        confirm(file, folders[0], [], names, folders[1], ".nii")
+
+
 def test_confirm_looks_at_labels_where_variables_say(answered, monkeypatch):
     data = answered / "raw" / "Dataset504_Demo"
     monkeypatch.setenv("DEMO_LABELS", str(data / "labelsTr"))
@@ -154,8 +168,11 @@ def test_confirm_refuses_a_label_that_another_configuration_alone_has_seen(answe
     made, copy = preprocessed / "nnUNetPlans_3d_fullres" / "c.pkl", preprocessed / "gt_segmentations" / "c.nii"
     made.touch()
     os.utime(made, (1000, 1000))
+    os.utime(copy, (1030, 1030))  # copied with the folder, without dates
+    assert confirm_answered(answered) == ["c"]
     os.utime(copy, (2000, 2000))
-    with pytest.raises(AuditError, match="newer than what nnUNetPlans_3d_fullres in .* holds"):
+    message = "newer than what nnUNetPlans_3d_fullres in .* holds.*only copied without its dates, touch the .pkl files"
+    with pytest.raises(AuditError, match=message):
         confirm_answered(answered)
     os.utime(made, (3000, 3000))
     assert confirm_answered(answered) == ["c"]
