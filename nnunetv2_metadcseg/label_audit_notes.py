@@ -7,10 +7,13 @@ from dataclasses import asdict
 from typing import Any
 
 from nnunetv2_metadcseg import __version__
+from nnunetv2_metadcseg.label_audit import telling
 from nnunetv2_metadcseg.label_audit_calibration import Calibration, by_structure, lean_notes, size_errors
 from nnunetv2_metadcseg.label_audit_findings import CaseFinding
 from nnunetv2_metadcseg.label_audit_predict import TrainedModel
 from nnunetv2_metadcseg.label_audit_score import group_balance, groups, without_trusted_case
+
+LEAST_TELLING = 5  # cases of which the fifth that agrees best is one at least
 
 
 def describe(model: TrainedModel, findings: Sequence[CaseFinding], calibration: Calibration) -> dict[str, Any]:
@@ -54,6 +57,7 @@ def _notes(model: TrainedModel, findings: Sequence[CaseFinding], learned: bool) 
             "No trusted case among these: the disagreement of right labels is taken from the fifth of the cases that "
             "agree best."
         )
+        notes += _few_notes(findings)
     elif not all(any(f.trusted for f in group) for group in groups(findings)):
         lacking = "out of fold" if any(f.trusted and not f.out_of_fold for f in findings) else "in fold"
         notes.append(
@@ -62,6 +66,18 @@ def _notes(model: TrainedModel, findings: Sequence[CaseFinding], learned: bool) 
             "the others; train and give all folds, and compare ranks within each kind only."
         )
     return notes + unvouched_notes(findings)
+
+
+def _few_notes(findings: Sequence[CaseFinding]) -> list[str]:
+    """Without trusted cases: of a kind with a few cases the best is the measure of all, a single one that of itself."""
+    few = min(int(telling([f.whole for f in group]).sum()) for group in groups(findings))
+    if few >= LEAST_TELLING:
+        return []
+    return [
+        f"Only {few} of these cases can tell what is expected of right labels, expected at least {LEAST_TELLING}: a "
+        "reliability near 0.5 says nothing here, whatever the label; audit more cases (without --cases), or declare "
+        "trusted ones."
+    ]
 
 
 def unvouched_notes(findings: Sequence[CaseFinding]) -> list[str]:

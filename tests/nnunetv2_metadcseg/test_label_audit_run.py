@@ -197,10 +197,12 @@ def test_only_some_cases_are_measured_by_the_trusted_ones_too(tmp_path):
     model = FakeModel(tmp_path / "pre")
     audit = run_audit(model, tmp_path / "out", worst=0, cases=["large", "fine_1"])
     assert {f.case for f in audit.findings} == {"large", "fine_1", "trusted"}
+    assert not any("can tell" in note for note in audit.about["notes"])
     model.trusted = []
     audit = run_audit(model, tmp_path / "other", worst=0, cases=["large", "fine_1"])
     assert {f.case for f in audit.findings} == {"large", "fine_1"}
     assert any("No trusted case" in note for note in audit.about["notes"])
+    assert any("Only 2 of these cases can tell" in note for note in audit.about["notes"])
 
 
 def test_failure_leaves_the_earlier_audit_alone(tmp_path):
