@@ -25,10 +25,15 @@ def preprocessed_folder(dataset: str) -> Path:
             f"nnUNet_preprocessed={root} is not a folder, expected nnU-Net's preprocessed data; correct the variable"
         )
     pattern = f"Dataset{int(dataset):03d}_*" if dataset.isdecimal() else "Dataset*"
-    folders = [f for f in sorted(Path(root).glob(pattern)) if dataset.isdecimal() or f.name == dataset]
+    folders = [f for f in _folders(root, pattern) if dataset.isdecimal() or f.name == dataset]
     if len(folders) != 1:
         raise FileNotFoundError(_not_exactly_one(dataset, folders, root))
     return folders[0]
+
+
+def _folders(root: str, pattern: str) -> list[Path]:
+    """Not files: an archive of a data set may lie beside its folder."""
+    return [f for f in sorted(Path(root).glob(pattern)) if f.is_dir()]
 
 
 def _not_exactly_one(dataset: str, folders: list[Path], root: str) -> str:
@@ -38,6 +43,6 @@ def _not_exactly_one(dataset: str, folders: list[Path], root: str) -> str:
     if folders:
         return f"{sentence}give the name of one of them"
     number = re.fullmatch(r"(?:Dataset)?(\d+)(?:_.*)?", dataset)
-    there = ", ".join(sorted(f.name for f in Path(root).glob("Dataset*_*"))[:LISTED]) or "none"
+    there = ", ".join([f.name for f in _folders(root, "Dataset*_*")][:LISTED]) or "none"
     plan = f"nnUNetv2_plan_and_preprocess -d {number[1] if number else 'ID'}"
     return f"{sentence}run {plan}, or correct -d (there: {there})"

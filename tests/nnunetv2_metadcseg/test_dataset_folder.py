@@ -18,6 +18,14 @@ def test_by_id_or_name(preprocessed, dataset):
     assert preprocessed_folder(dataset) == preprocessed / "Dataset004_Hippocampus"
 
 
+def test_an_archive_beside_the_folder_is_no_data_set(preprocessed):
+    (preprocessed / "Dataset004_Hippocampus.tar.gz").touch()
+    (preprocessed / "Dataset000_Old.zip").touch()
+    assert preprocessed_folder("4") == preprocessed / "Dataset004_Hippocampus"
+    with pytest.raises(FileNotFoundError, match="there: Dataset004_Hippocampus, Dataset040_Liver"):
+        preprocessed_folder("9")
+
+
 @pytest.mark.parametrize("dataset", ["5", "Dataset004", "Hippocampus"])
 def test_unknown(preprocessed, dataset):
     with pytest.raises(FileNotFoundError, match=f"Found none for data set '{dataset}' in .*, expected exactly one"):
