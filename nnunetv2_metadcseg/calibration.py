@@ -121,6 +121,12 @@ def mean_leans(cases: Sequence[CaseSample], regions: bool) -> np.ndarray:
     return np.array([head.leans(0.0).mean() if head.cases else 0.0 for head in heads])
 
 
+def mean_dice(cases: Sequence[CaseSample], offsets: np.ndarray, regions: bool) -> np.ndarray:
+    """Mean Dice of every head (K,) with offsets, over cases whose label holds it; 1 where none does."""
+    heads = [_Head(cases, offsets, head, regions) for head in range(len(offsets))]
+    return np.array([head.dice(offsets[head.head]) if head.cases else 1.0 for head in heads])
+
+
 class _Head:
     """One structure in the cases whose label holds it, as a function of its offset, the others' as they are."""
 

@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nnunetv2_metadcseg.calibration import CaseSample, fit_offsets, mean_leans, sample, spread_evenly
+from nnunetv2_metadcseg.calibration import CaseSample, fit_offsets, mean_dice, mean_leans, sample, spread_evenly
 
 if TYPE_CHECKING:
     from nnunetv2_metadcseg.label_audit_predict import CasePrediction, Fold, Structure, TrainedModel
 
 MOST_TRUSTED = 20  # cases that are looked at
 NOTED_SIZE = 0.1  # relative difference between predicted and labelled volume that is worth a note
+# A network has not learned a structure whose volume it predicts twice as large, or next to nothing of it, and elsewhere
+# (Dice) even with offsets, which mend what is only too large or too small.
+MOST_SIZE, LEAST_SIZE, LEAST_DICE = 1.0, -0.95, 0.5
 
 
 @dataclass(frozen=True)
@@ -27,10 +30,12 @@ class Calibration:
 
     Attributes:
         offsets: (K,) per fold. leans: mean leans (K,) of the trusted cases per fold, without the offsets.
+        dice: their mean Dice (K,) per fold, with the offsets.
     """
 
     offsets: dict[Fold, np.ndarray] = field(default_factory=dict)
     leans: dict[Fold, np.ndarray] = field(default_factory=dict)
+    dice: dict[Fold, np.ndarray] = field(default_factory=dict)
 
 
 def calibrate(
@@ -53,9 +58,11 @@ def calibrate(
                 samples[fold].append(case_sample(prediction, model.structures, regions))
             except ValueError as error:
                 raise ValueError(f"Case {case}: {error}") from error
+    offsets = {fold: fit_offsets(cases, regions) for fold, cases in samples.items()}
     return Calibration(
-        {fold: fit_offsets(cases, regions) for fold, cases in samples.items()},
+        offsets,
         {fold: mean_leans(cases, regions) for fold, cases in samples.items()},
+        {fold: mean_dice(cases, offsets[fold], regions) for fold, cases in samples.items()},
     )
 
 
@@ -81,8 +88,19 @@ def size_errors(calibration: Calibration, structures: Sequence[Structure]) -> di
     A share of the labels' volume, mean over folds, of the structures that have offsets.
     """
     moved = by_structure(calibration, structures)
+    return {name: size for name, size in _sizes(calibration, structures).items() if name in moved}
+
+
+def not_learned(calibration: Calibration, structures: Sequence[Structure]) -> dict[str, float]:
+    """The same of the structures that the networks do not segment yet, with or without offsets."""
+    dice = {s.name: np.mean([own[s.head] for own in calibration.dice.values()] or [1.0]) for s in structures}
+    sizes = _sizes(calibration, structures)
+    return {n: size for n, size in sizes.items() if dice[n] < LEAST_DICE and not LEAST_SIZE < size < MOST_SIZE}
+
+
+def _sizes(calibration: Calibration, structures: Sequence[Structure]) -> dict[str, float]:
     leans = calibration.leans.values()
-    return {s.name: _relative_size([own[s.head] for own in leans]) for s in structures if s.name in moved}
+    return {s.name: _relative_size([own[s.head] for own in leans]) for s in structures} if leans else {}
 
 
 def _relative_size(leans: Sequence[float]) -> float:
@@ -91,12 +109,19 @@ def _relative_size(leans: Sequence[float]) -> float:
     return (2 + lean) / (2 - lean) - 1
 
 
-def lean_notes(errors: dict[str, float]) -> list[str]:
-    """What the calibration says of the labels as a whole; errors: see `size_errors`.
+def calibration_notes(calibration: Calibration, structures: Sequence[Structure]) -> list[str]:
+    """What the calibration says of the labels as a whole, and of what the networks have not learned.
 
     Offsets alone do not tell: where a network is unsure at the edges, a large one moves the boundary hardly at all.
     """
-    notes = []
+    strange = not_learned(calibration, structures)
+    errors = {name: size for name, size in size_errors(calibration, structures).items() if name not in strange}
+    notes = [
+        f"The network does not segment {name} yet: in the trusted cases it predicts "
+        + (f"{1 + size:.1f} times the labelled volume, mostly elsewhere" if size > 0 else "next to nothing of it")
+        + ". The audit is worth nothing for it; train longer."
+        for name, size in strange.items()
+    ]
     for sign, prediction in ((1, "larger"), (-1, "smaller")):
         sizes = {name: size for name, size in errors.items() if sign * size >= NOTED_SIZE}
         if sizes:

@@ -8,7 +8,7 @@ from typing import Any
 
 from nnunetv2_metadcseg import __version__
 from nnunetv2_metadcseg.label_audit import telling
-from nnunetv2_metadcseg.label_audit_calibration import Calibration, by_structure, lean_notes, size_errors
+from nnunetv2_metadcseg.label_audit_calibration import Calibration, by_structure, calibration_notes
 from nnunetv2_metadcseg.label_audit_findings import CaseFinding
 from nnunetv2_metadcseg.label_audit_predict import TrainedModel
 from nnunetv2_metadcseg.label_audit_score import group_balance, groups, without_trusted_case
@@ -35,7 +35,7 @@ def describe(model: TrainedModel, findings: Sequence[CaseFinding], calibration: 
         "signals": signals,
         "offsets": by_structure(calibration, model.structures),
         "balances": _balances(findings),
-        "notes": _notes(model, findings, learned) + lean_notes(size_errors(calibration, model.structures)),
+        "notes": _notes(model, findings, learned) + calibration_notes(calibration, model.structures),
         "file_ending": model.file_ending,
     }
 

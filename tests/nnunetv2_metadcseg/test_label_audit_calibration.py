@@ -11,8 +11,8 @@ from nnunetv2_metadcseg.label_audit_calibration import (
     Calibration,
     by_structure,
     calibrate,
+    calibration_notes,
     case_sample,
-    lean_notes,
     size_errors,
 )
 from nnunetv2_metadcseg.label_audit_predict import CasePrediction, Structure
@@ -45,10 +45,6 @@ def test_one_trusted_case_is_not_enough_to_calibrate():
     assert calibrate(TwoFolds(["a"]), ["a", "b", "doubtful"]).offsets == {}
 
 
-def notes(calibration: Calibration, structures: list[Structure]) -> list[str]:
-    return lean_notes(size_errors(calibration, structures))
-
-
 STRUCTURES = [Structure("liver", (1,), 1), Structure("spleen", (2,), 2)]
 
 
@@ -62,9 +58,23 @@ def test_offsets_by_structure():
 
 def test_notes_name_the_structures_and_by_how_much():
     found = Calibration({0: np.array([0, -1.2, 0.2])}, {0: np.array([0, 0.4, -0.4])})
-    larger, smaller = notes(found, STRUCTURES)
+    larger, smaller = calibration_notes(found, STRUCTURES)
     assert "liver were mostly larger" in larger and "by 50 %" in larger and "undertrained" in larger
     assert "spleen were mostly smaller" in smaller and "by 33 %" in smaller
+
+
+def test_what_a_network_has_not_learned_is_said_plainly():
+    offsets, leans = {0: np.array([0, -4.0, 0])}, {0: np.array([0, 1.93, -2.0])}
+    liver, spleen = calibration_notes(Calibration(offsets, leans, {0: np.array([0, 0.1, 0])}), STRUCTURES)
+    assert "does not segment liver yet" in liver and "56.1 times the labelled volume" in liver and "%" not in liver
+    assert "does not segment spleen yet" in spleen and "next to nothing of it" in spleen  # no offset helps there
+    (liver,) = calibration_notes(Calibration(offsets, leans, {0: np.array([0, 0.8, 0.8])}), STRUCTURES)
+    assert "mostly larger" in liver  # labels that are too large, and the offset mends it
+
+
+def test_the_dice_of_trusted_cases_is_that_with_offsets():
+    found = calibrate(TwoFolds(["a", "b"]), ["a", "b", "doubtful"])
+    assert found.dice[0][1] > 0.99 and found.dice[1][1] > 0.99
 
 
 def test_no_note_where_sizes_hardly_differ():
@@ -72,8 +82,8 @@ def test_no_note_where_sizes_hardly_differ():
     for fold in (0, 1):  # 3 % in volume, although more than a logit
         one = Calibration({fold: found.offsets[fold]}, {fold: found.leans[fold]})
         assert abs(found.leans[fold][1]) == pytest.approx(0.03, abs=0.005)
-        assert notes(one, TwoFolds.structures) == []
-    assert notes(calibrate(TwoFolds(["a"]), ["a", "b"]), TwoFolds.structures) == []
+        assert calibration_notes(one, TwoFolds.structures) == []
+    assert calibration_notes(calibrate(TwoFolds(["a"]), ["a", "b"]), TwoFolds.structures) == []
 
 
 def test_label_of_another_shape_names_the_case():
