@@ -234,10 +234,14 @@ def error_direction(given: np.ndarray, proposed: np.ndarray, spacing: Sequence[f
     return ErrorDirection(kind, bias, shift, distance, **parts)
 
 
-def unit(spacing: Sequence[float], shape: Sequence[int]) -> str:
-    """px for a flat image with spacing 1 (PNG and such), else mm."""
+def unit(spacing: Sequence[float], shape: Sequence[int], header: bool = True) -> str:
+    """px where a spacing of 1 stands for none: in a flat image (PNG and such), and without a header; else mm.
+
+    Args:
+        header: the images have one that says their spacing (not TIFF).
+    """
     real = [s for s, n in zip(spacing, shape, strict=True) if n > 1]
-    return "px" if len(real) < 3 and all(s == 1 for s in real) else "mm"
+    return "px" if (len(real) < 3 or not header) and all(s == 1 for s in real) else "mm"
 
 
 def _kind(

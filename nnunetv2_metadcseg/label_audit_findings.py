@@ -16,9 +16,12 @@ from nnunetv2_metadcseg.label_audit import (
     label_disagreements,
     pooled,
     reliability,
+    unit,
 )
 from nnunetv2_metadcseg.label_audit_balance import Record
 from nnunetv2_metadcseg.label_audit_predict import CasePrediction, Structure
+
+HEADERS = ("sitk_stuff", "nibabel_stuff")  # what nnU-Net's readers keep of one; those of PNG and TIFF keep none
 
 
 @dataclass
@@ -40,6 +43,7 @@ class CaseFinding:
     """One case.
 
     Attributes:
+        spacing: per axis of the shape. header: the image's header says it.
         whole: its labels together. whole_ratio: their disagreement divided by that of right labels.
         ratio: that, or a label's where it is more (label_audit_decision.py). decided_by: that label, else empty.
         belief: the trainer's mean alpha of the case where its label and the teacher disagree, or None.
@@ -55,6 +59,7 @@ class CaseFinding:
     shape: tuple[int, ...]
     spacing: tuple[float, ...]
     record: Record | None = None
+    header: bool = True
     whole_ratio: float = float("nan")
     ratio: float = float("nan")
     decided_by: str = ""
@@ -69,6 +74,11 @@ class CaseFinding:
     @property
     def reliability(self) -> float:
         return reliability(self.ratio)
+
+    @property
+    def unit(self) -> str:
+        """Of all lengths."""
+        return unit(self.spacing, self.shape, self.header)
 
     def part(self, index: int) -> Disagreement:
         return self.parts[self.labels[index].name]
@@ -97,7 +107,8 @@ def measure(case: str, prediction: CasePrediction, structures: Sequence[Structur
     spacing = tuple(float(s) for s in prediction.properties["spacing"])
     whole = _whole(prediction, structures, parts)
     shape = prediction.given.shape
-    known = prediction.belief, shape, spacing, prediction.record
+    header = any(name in prediction.properties for name in HEADERS)
+    known = prediction.belief, shape, spacing, prediction.record, header
     return CaseFinding(case, prediction.out_of_fold, trusted, parts, whole, *known)
 
 

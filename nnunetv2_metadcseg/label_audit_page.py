@@ -10,7 +10,6 @@ from urllib.parse import quote
 
 import numpy as np
 
-from nnunetv2_metadcseg.label_audit import unit
 from nnunetv2_metadcseg.label_audit_output import MAPS
 from nnunetv2_metadcseg.label_audit_pictures import GIVEN_COLOUR, PROPOSED_COLOUR, data_url, draw_case
 
@@ -117,7 +116,7 @@ def _row(finding: CaseFinding, names: Sequence[str], ending: str) -> str:
         _cell("reliability", finding.reliability, _meter(finding.reliability) + _decided_by(finding)),
         _cell("direction", finding.direction, escape(finding.direction)),
         *(_cell(f"label-{i}", own[n].reliability, f"{own[n].reliability:.3f}") for i, n in enumerate(names)),
-        *(_cell(key, value, _length(value, unit(finding.spacing, finding.shape))) for key, value in lengths),
+        *(_cell(key, value, _length(value, finding.unit)) for key, value in lengths),
         _cell("voxels", finding.suspicious_voxels, f"{finding.suspicious_voxels}"),
         _cell("oof", int(finding.out_of_fold), "yes" if finding.out_of_fold else "no"),
         _cell("trusted", int(finding.trusted), "yes" if finding.trusted else ""),
@@ -148,7 +147,7 @@ def _links(case: str, ending: str) -> str:
 
 
 def _case(finding: CaseFinding, ending: str, picture: str | None) -> str:
-    length = unit(finding.spacing, finding.shape)
+    length = finding.unit
     lines = "".join(
         f"<tr><td>{escape(label.name)}</td><td>{label.reliability:.3f}</td><td>{label.direction.kind}</td>"
         f"<td>{_length(label.direction.bias, length)}</td><td>{_length(label.direction.shift, length)}</td>"

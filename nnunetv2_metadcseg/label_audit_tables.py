@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from nnunetv2_metadcseg.label_audit import unit
 from nnunetv2_metadcseg.label_audit_findings import Audit
 from nnunetv2_metadcseg.label_audit_output import MAPS
 
@@ -26,7 +25,7 @@ def rows(audit: Audit, ending: str) -> list[dict[str, Any]]:
     for f in audit.findings:
         files = {f"{kind}_file": f"{kind}/{f.case}{ending}" for kind in MAPS}
         common = {"rank": f.rank, "case": f.case, "out_of_fold": f.out_of_fold, "trusted": f.trusted} | files
-        common["unit"] = unit(f.spacing, f.shape)
+        common["unit"] = f.unit
         found.append(
             common
             | {"label": "", "reliability": f.reliability, "direction": f.direction, "disagreement": f.rate}

@@ -175,3 +175,18 @@ def test_one_structure_is_the_whole_case():
     for f in cases:
         assert f.ratio == f.whole_ratio and f.decided_by == ""
         assert voxel_ratios(f, np.ones(3), np.zeros(3), [LIVER], regions=False) == f.ratio
+
+
+@pytest.mark.parametrize(
+    ("spacing", "reader", "expected"),
+    [
+        ((1.0, 1.0, 1.0), {"sitk_stuff": {}}, "mm"),  # NIfTI at 1 mm
+        ((1.0, 1.0, 1.0), {"nibabel_stuff": {}}, "mm"),
+        ((1.0, 1.0, 1.0), {}, "px"),  # TIFF without the file that says its spacing
+        ((2.0, 0.5, 0.5), {}, "mm"),
+    ],
+)
+def test_lengths_are_in_voxels_where_no_spacing_is_known(spacing, reader, expected):
+    prediction = liver_with_tumour(left_out=False)
+    prediction.properties = {"spacing": spacing} | reader
+    assert measure("a", prediction, [LIVER, TUMOUR], False).unit == expected
