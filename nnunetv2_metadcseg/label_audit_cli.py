@@ -199,7 +199,7 @@ def _folds(texts: list[str]) -> list[int | str]:
     wrong = [text for text in texts if text != "all" and not text.isdecimal()]
     if wrong:
         raise AuditError(f"-f is {wrong[0]!r}, expected fold numbers or all.")
-    return [text if text == "all" else int(text) for text in dict.fromkeys(texts)]
+    return list(dict.fromkeys(text if text == "all" else int(text) for text in texts))
 
 
 def _device(name: str) -> str:

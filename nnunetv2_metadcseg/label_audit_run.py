@@ -16,7 +16,7 @@ from nnunetv2_metadcseg.label_audit_calibration import calibrate
 from nnunetv2_metadcseg.label_audit_findings import Audit, CaseFinding, measure, probability_of_given, voxel_ratios
 from nnunetv2_metadcseg.label_audit_notes import describe
 from nnunetv2_metadcseg.label_audit_output import MAPS, TABLES, check_output, worth_keeping, written_whole
-from nnunetv2_metadcseg.label_audit_predict import AuditError, CasePrediction, TrainedModel, same_geometry
+from nnunetv2_metadcseg.label_audit_predict import AuditError, CasePrediction, TrainedModel, explained, same_geometry
 from nnunetv2_metadcseg.label_audit_score import score
 from nnunetv2_metadcseg.label_audit_tables import as_json, write_csv
 from nnunetv2_metadcseg.label_audit_trust import write_json
@@ -53,6 +53,8 @@ def run_audit(
             f"{len(missing)} of {len(names)} cases have no label in {model.given_file(missing[0]).parent} (first: "
             f"{missing[0]}); run nnUNetv2_preprocess, which copies the labels there."
         )
+    for case in names:
+        check_size(model, case)
     with written_whole(out) as temporary:
         return _audit_into(temporary, model, names, worst, progress)
 
@@ -84,6 +86,31 @@ def _audit_into(folder: Path, model: TrainedModel, names: Sequence[str], worst: 
     for name in TABLES:  # together, after the maps: what is newer has been edited (label_audit_output.py)
         (folder / name).touch()
     return audit
+
+
+def check_size(model: TrainedModel, case: str) -> None:
+    """Raises AuditError where the label's header says another size than the preprocessed image had.
+
+    Cheap, before hours of predictions: `check_prediction` looks at what was read. Nothing is known of files that
+    SimpleITK cannot read, and of the order of axes, which some of nnU-Net's readers change.
+    """
+    import SimpleITK as sitk
+
+    with explained(f"The preprocessed data of {case} cannot be read, run nnUNetv2_preprocess again"):
+        image = model.dataset.load_case(case)[3].get("shape_before_cropping")
+    header = sitk.ImageFileReader()
+    header.SetFileName(str(model.given_file(case)))
+    try:
+        header.ReadImageInformation()
+    except RuntimeError:
+        return
+    label = header.GetSize()
+    expected, found = (sorted(int(n) for n in size if n > 1) for size in (image or label, label))
+    if expected != found:
+        raise AuditError(
+            f"The label of {case} has {' x '.join(map(str, label))} voxels, expected as many as its image, "
+            f"{' x '.join(str(int(n)) for n in image)} (in any order); correct one of them and run nnUNetv2_preprocess."
+        )
 
 
 def check_prediction(case: str, prediction: CasePrediction) -> None:

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from nnunetv2_metadcseg.cli import main
-from nnunetv2_metadcseg.label_audit_cli import known_cases
+from nnunetv2_metadcseg.label_audit_cli import _folds, known_cases
 
 
 @pytest.fixture
@@ -131,3 +131,7 @@ def test_fold_names(folders, capsys):
     common = ("-d", 504, "-tr", "nnUNetTrainer", "-c", "2d", "-o", folders / "out", "-device", "cpu")
     assert "'x', expected fold numbers or all" in error(capsys, *common, "-f", "x")
     assert "dataset.json" in error(capsys, *common, "-f", 0)
+
+
+def test_a_fold_that_is_named_twice_counts_once():
+    assert _folds(["0", "00", "1", "all", "01"]) == [0, 1, "all"]

@@ -320,3 +320,11 @@ def test_files_are_utf_8_whatever_the_system_writes(tmp_path):
     done = subprocess.run(line, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "rate œdème" in (tmp_path / "out" / "audit.csv").read_text(encoding="utf-8")
+
+
+def test_a_label_of_another_size_is_said_before_any_prediction(tmp_path, monkeypatch):
+    model = MovedLabelModel(tmp_path / "pre")
+    model.reader.write_seg(square(6, 14)[:, :, :-1], str(model.given_file("trusted")), {"sitk_stuff": model.header})
+    monkeypatch.setattr(FakeModel, "predict", lambda *_: pytest.fail("predicted"))
+    with pytest.raises(AuditError, match="label of trusted has 19 x 20 x 6 voxels, expected .* image, 6 x 20 x 20 "):
+        run_audit(model, tmp_path / "out", worst=0)
