@@ -131,7 +131,8 @@ def _audit(args: argparse.Namespace) -> int:
         print(f"note: {note}")
     print("signals: " + "; ".join(audit.about["signals"]))
     for finding in audit.findings[:5]:
-        print(f"{finding.rank:3d}. {finding.case}  reliability {finding.reliability:.3f}  {finding.direction}")
+        label = f" ({finding.decided_by})" if finding.decided_by else ""
+        print(f"{finding.rank:3d}. {finding.case}  reliability {finding.reliability:.3f}  {finding.direction}{label}")
     print(f"wrote {args.out / 'audit.html'}, audit.csv, audit.json and the maps of {len(audit.findings)} cases")
     return 0
 

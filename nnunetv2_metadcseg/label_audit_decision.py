@@ -1,8 +1,9 @@
 """Label audit, small structures beside large ones: whether one label of a case speaks for it, and not all together.
 
 All labels together are mostly the largest one: a tumour that was left out of a liver hardly shows in them. But the
-rates of small structures vary more among right labels, so the worst label alone would rank cases worse. So a label's
-ratio is brought to the scale of the case's: as many spreads of right labels above what is expected. Numbers only.
+rates of small structures vary more among right labels, and the worst of several is high by chance, so the worst label
+alone would rank cases worse. So what counts of a label is by how many spreads of right labels it lies above what the
+worst of several right ones reaches, brought to the scale of the case's own ratio. Numbers only.
 Evidence: docs/label_audit.md.
 """
 
@@ -10,10 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import NormalDist
 
 import numpy as np
 
 PRIOR_SPREAD, PRIOR_CASES = 0.2, 4  # of right labels, log(disagreement): as if known from so many cases (doubt.py)
+SURE = 0.75  # that a case with right labels is not decided by one of them
 LEAST_RATIO = 0.1  # that right labels agree far better than expected is no spread that could explain wrong ones
 
 
@@ -24,20 +27,27 @@ def spread(ratios: Sequence[float]) -> float:
     return math.sqrt((squares + PRIOR_CASES * PRIOR_SPREAD**2) / (max(len(logarithms) - 1, 0) + PRIOR_CASES))
 
 
-def on_scale(ratio: float, own: float, whole: float) -> float:
-    """A label's ratio, as many spreads above 1 on the case's scale as on its own; never more than it is.
+def excess(ratio: float, own: float, labels: int) -> float:
+    """How many spreads a label's ratio lies above what no right label of a case reaches (`SURE`); 0 where it does not.
 
     Args:
-        own, whole: spreads of right labels, of this label and of the case.
+        own: spread of right labels of its kind. labels: of a case, each of which may be high by chance.
     """
-    return ratio ** min(1.0, whole / own) if ratio > 1 else ratio
+    if ratio <= 1:
+        return 0.0
+    return max(0.0, math.log(ratio) / own - NormalDist().inv_cdf(SURE ** (1 / labels)))
+
+
+def ratio_of(spreads: float, scale: float) -> float:
+    """The ratio that is so many spreads above 1; 0, which decides nothing, where it is not."""
+    return math.exp(spreads * scale) if spreads > 0 else 0.0
 
 
 def decide(ratio: float, labels: Mapping[str, float]) -> tuple[float, str]:
     """The ratio of a case, and the label that it is of; "" where it is that of all labels together.
 
     Args:
-        ratio: of all labels together. labels: ratio of each on the scale of the case (`on_scale`).
+        ratio: of all labels together. labels: ratio of each, beyond chance and on the scale of the case.
     """
     name = max(labels, key=lambda name: labels[name])
-    return (labels[name], name) if labels[name] > max(ratio, 1.0) else (ratio, "")
+    return (labels[name], name) if labels[name] > ratio else (ratio, "")

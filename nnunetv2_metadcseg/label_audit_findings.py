@@ -26,12 +26,18 @@ HEADERS = ("sitk_stuff", "nibabel_stuff")  # what nnU-Net's readers keep of one;
 
 @dataclass
 class LabelFinding:
-    """One structure of one case; ratio: its disagreement divided by that of right labels."""
+    """One structure of one case.
+
+    Attributes:
+        ratio: its disagreement divided by that of right labels. beyond: the same beyond what the worst of several right
+            labels reaches (label_audit_decision.py); 0 where it is not.
+    """
 
     name: str
     rate: float
     ratio: float
     direction: ErrorDirection
+    beyond: float = 0.0
 
     @property
     def reliability(self) -> float:
@@ -156,8 +162,8 @@ def voxel_ratios(
 ) -> float | np.ndarray:
     """Ratio of the label in question at each voxel (*S): the largest of those that it is given or predicted as.
 
-    For regions, which overlap, of those that label and prediction decide otherwise about. At least that of all labels
-    together; not that of a label that decided for the case, or its neighbours would look wrong, too.
+    For regions, which overlap, of those that label and prediction decide otherwise about. Beyond chance, and at least
+    that of all labels together; not that of a label that decided for the case, or its neighbours would look wrong, too.
     """
     if len(structures) == 1:
         return finding.whole_ratio
@@ -165,5 +171,5 @@ def voxel_ratios(
     for label, structure in zip(finding.labels, structures, strict=True):
         inside, expected = (np.isin(m, structure.values) for m in (given, predicted))
         asked = inside != expected if regions else inside | expected
-        np.maximum(found, np.float32(label.ratio), out=found, where=asked)
+        np.maximum(found, np.float32(label.beyond), out=found, where=asked)
     return found

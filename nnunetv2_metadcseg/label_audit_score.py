@@ -14,7 +14,7 @@ from nnunetv2_metadcseg.label_audit import (
     with_usual_size,
 )
 from nnunetv2_metadcseg.label_audit_balance import Balance, find_balance, with_records
-from nnunetv2_metadcseg.label_audit_decision import decide, on_scale, spread
+from nnunetv2_metadcseg.label_audit_decision import decide, excess, ratio_of, spread
 from nnunetv2_metadcseg.label_audit_findings import CaseFinding, LabelFinding
 
 
@@ -53,8 +53,12 @@ def _let_labels_decide(findings: Sequence[CaseFinding]) -> None:
             for i, label in enumerate(group[0].labels)
         }
         for f in group:
-            ratios = {label.name: on_scale(label.ratio, own[label.name], whole) for label in f.labels}
-            f.ratio, f.decided_by = decide(f.whole_ratio, ratios)
+            above = {label.name: excess(label.ratio, own[label.name], len(own)) for label in f.labels}
+            for label in f.labels:
+                label.beyond = ratio_of(above[label.name], own[label.name])
+            # Scaled down where right labels vary more than cases, never up.
+            scaled = {name: ratio_of(above[name], min(own[name], whole)) for name in own}
+            f.ratio, f.decided_by = decide(f.whole_ratio, scaled)
 
 
 def _spread_of_right(

@@ -1,16 +1,22 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 
 import pytest
 
-from nnunetv2_metadcseg.label_audit_decision import decide, on_scale, spread
+from nnunetv2_metadcseg.label_audit_decision import decide, excess, ratio_of, spread
 
 
-def test_a_label_that_varies_twice_as_much_counts_half_in_logarithms():
-    assert on_scale(9.0, own=0.4, whole=0.2) == pytest.approx(3)
-    assert on_scale(9.0, own=0.2, whole=0.4) == 9  # never more than it is
-    assert on_scale(0.5, own=0.4, whole=0.2) == 0.5
+def test_what_counts_is_beyond_the_worst_of_several_right_labels():
+    chance = NormalDist().inv_cdf(0.75)
+    assert excess(math.e, own=0.4, labels=1) == pytest.approx(2.5 - chance)
+    assert excess(math.e, own=0.4, labels=12) < excess(math.e, own=0.4, labels=2) < 2.5 - chance
+    assert excess(1.2, own=0.4, labels=2) == excess(0.0, own=0.4, labels=2) == 0
+
+
+def test_what_is_not_beyond_chance_decides_nothing():
+    assert ratio_of(2.0, 0.5) == pytest.approx(math.e) and ratio_of(0.0, 0.5) == 0
 
 
 def test_the_spread_of_few_right_labels_is_mostly_the_usual_one():
@@ -24,7 +30,7 @@ def test_the_spread_of_few_right_labels_is_mostly_the_usual_one():
     [
         (2.0, {"a": 1.9, "b": 0.1}, (2.0, "")),
         (2.0, {"a": 1.9, "b": 2.5}, (2.5, "b")),
-        (0.5, {"a": 0.9, "b": 0.8}, (0.5, "")),  # no label disagrees more than right ones do
+        (0.5, {"a": 0.0, "b": 0.0}, (0.5, "")),
     ],
 )
 def test_a_label_decides_where_it_is_worse_than_all_together(ratio, labels, expected):
