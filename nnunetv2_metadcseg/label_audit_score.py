@@ -14,7 +14,7 @@ from nnunetv2_metadcseg.label_audit import (
     with_usual_size,
 )
 from nnunetv2_metadcseg.label_audit_balance import Balance, find_balance, with_records
-from nnunetv2_metadcseg.label_audit_decision import decide, excess, ratio_of, spread
+from nnunetv2_metadcseg.label_audit_decision import decide, excess, lower_spread, ratio_of, spread
 from nnunetv2_metadcseg.label_audit_findings import CaseFinding, LabelFinding
 
 
@@ -48,10 +48,7 @@ def _let_labels_decide(findings: Sequence[CaseFinding]) -> None:
     """Gives cases the ratio of a single label where that is more, on the scale of all labels together."""
     for group in groups(findings):
         whole = _spread_of_right(group, findings, lambda f: f.whole_ratio, lambda f: f.whole)
-        own = {
-            label.name: _spread_of_right(group, findings, lambda f, i=i: f.labels[i].ratio, lambda f, i=i: f.part(i))
-            for i, label in enumerate(group[0].labels)
-        }
+        own = {label.name: _spread_of_label(group, findings, i) for i, label in enumerate(group[0].labels)}
         for f in group:
             above = {label.name: excess(label.ratio, own[label.name], len(own)) for label in f.labels}
             for label in f.labels:
@@ -59,6 +56,12 @@ def _let_labels_decide(findings: Sequence[CaseFinding]) -> None:
             # Scaled down where right labels vary more than cases, never up.
             scaled = {name: ratio_of(above[name], min(own[name], whole)) for name in own}
             f.ratio, f.decided_by = decide(f.whole_ratio, scaled)
+
+
+def _spread_of_label(group: Sequence[CaseFinding], findings: Sequence[CaseFinding], index: int) -> float:
+    """Of right labels; a few trusted ones may agree by chance, so at least what all labels of the group say of it."""
+    right = _spread_of_right(group, findings, lambda f: f.labels[index].ratio, lambda f: f.part(index))
+    return max(right, lower_spread([f.labels[index].ratio for f in group if f.part(index).labelled > 0]))
 
 
 def _spread_of_right(

@@ -3,9 +3,10 @@ from __future__ import annotations
 import math
 from statistics import NormalDist
 
+import numpy as np
 import pytest
 
-from nnunetv2_metadcseg.label_audit_decision import decide, excess, ratio_of, spread
+from nnunetv2_metadcseg.label_audit_decision import decide, excess, lower_spread, ratio_of, spread
 
 
 def test_what_counts_is_beyond_the_worst_of_several_right_labels():
@@ -23,6 +24,13 @@ def test_the_spread_of_few_right_labels_is_mostly_the_usual_one():
     assert spread([]) == spread([1.0]) == pytest.approx(0.2)
     assert spread([1.0, math.e**2]) == pytest.approx(math.sqrt((2 + 4 * 0.04) / 5))
     assert spread([1.0, 0.0]) == spread([1.0, 0.1])  # a label that agrees wholly has no logarithm
+
+
+def test_the_spread_of_all_labels_is_that_of_their_better_half():
+    right = np.exp(np.random.default_rng(0).normal(0, 0.5, 300))
+    assert lower_spread(right) == pytest.approx(0.5, abs=0.08)
+    assert lower_spread([*right, *(right[:100] * 9)]) == pytest.approx(0.6, abs=0.1)
+    assert lower_spread([]) == lower_spread([2.0]) == 0
 
 
 @pytest.mark.parametrize(

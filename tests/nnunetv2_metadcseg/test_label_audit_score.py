@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nnunetv2_metadcseg.label_audit import Disagreement, proposed_label, wrong_probability
+from nnunetv2_metadcseg.label_audit import Disagreement, pooled, proposed_label, wrong_probability
 from nnunetv2_metadcseg.label_audit_balance import Record
 from nnunetv2_metadcseg.label_audit_findings import (
     CaseFinding,
@@ -167,6 +167,26 @@ def test_the_ratio_at_a_voxel_is_that_of_the_region_in_question():
     made.labels = [LabelFinding(s.name, 0, 9.0, None, ratio) for s, ratio in ((whole, 3.0), (core, 7.0))]
     given, predicted = np.array([0, 0, 1, 2]), np.array([0, 1, 2, 2])
     assert voxel_ratios(made, given, predicted, [whole, core], regions=True).tolist() == [1, 3, 7, 1]
+
+
+def organs(number: int, trusted: bool, random: np.random.Generator, worse: float = 1.0) -> list[CaseFinding]:
+    """Twelve labels; those of the smaller organs vary more."""
+    sizes, made = np.geomspace(300, 100000, 12), []
+    for i in range(number):
+        rates = 0.1 * worse * np.exp(random.normal(0, np.linspace(0.6, 0.15, 12)))
+        pairs = enumerate(zip(rates, sizes, strict=True))
+        parts = {str(k): Disagreement(rate * n / 2, rate * n / 2, n, int(n)) for k, (rate, n) in pairs}
+        whole = pooled(list(parts.values()))
+        made.append(CaseFinding(f"{worse}_{trusted}_{i}", True, trusted, parts, whole, None, (9,), (1,)))
+    return made
+
+
+def test_three_trusted_cases_do_not_make_labels_decide_that_vary_by_nature():
+    random = np.random.default_rng(0)
+    right, wrong = organs(30, False, random), organs(30, False, random, worse=1.8)
+    score([*organs(3, True, random), *right, *wrong])
+    assert sum(f.decided_by != "" for f in right) <= 3
+    assert np.mean([f.rank > 30 for f in right]) > 0.9
 
 
 def test_one_structure_is_the_whole_case():
