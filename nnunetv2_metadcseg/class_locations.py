@@ -36,6 +36,20 @@ def empty_cases(labels: dict, cases: Iterable[str], locations: Callable[[str], d
     return [case for case in cases if len(_not_found(names, [case], locations)) == len(names)]
 
 
+def unlabelled_cases(cases: Iterable[str], locations: Callable[[str], dict]) -> list[str]:
+    """Those of the cases in which all voxels are ignored. nnU-Net notes annotated ones only with an ignore label.
+
+    Args:
+        cases, locations: as for `absent_classes`.
+    """
+    return [case for case in cases if not all(map(len, _annotated(locations(case))))]
+
+
+def _annotated(locations: dict) -> list[Sequence]:
+    """Sampled voxels that are not ignored: nnU-Net's key for them is -1 and all labels."""
+    return [voxels for key, voxels in locations.items() if -1 in _values(key)]
+
+
 def patches_per_view(
     labels: dict, cases: Sequence[str], locations: Callable[[str], dict], patch_size: Sequence[int]
 ) -> float:

@@ -125,7 +125,9 @@ class StratifiedDataLoader(nnUNetDataLoader):
         if share >= 1:
             return self.batch_size
         number = int(share * self.batch_size + np.random.uniform())
-        return max(self.least_trusted, min(number, max(1, self.batch_size - 1)))
+        # Once cases were left out the share follows from how many there are, however few of them are not trusted.
+        most = self.batch_size if any(self._is_left_out) else max(1, self.batch_size - 1)
+        return max(self.least_trusted, min(number, most))
 
     def get_indices(self) -> list[str]:
         """Case identifiers of the next batch, drawn with replacement."""

@@ -24,6 +24,8 @@ from torch import Tensor
 
 from nnunetv2_metadcseg.collective import Collective
 
+BEST_SHARE = 1 / 3  # of the cases: one of these may be chosen for a class that it alone holds
+
 
 class CaseScores:
     """How well every case's label agrees with the predictions made while training, beyond its class at that time.
@@ -83,8 +85,9 @@ class CaseScores:
 def choose_cases(scores: Sequence[float], labelled: Sequence[Sequence[bool]], count: int) -> list[int]:
     """The `count` best-scored cases, or as many as have a score; every class among them if so few can hold all.
 
-    For every class, rarest first, that no chosen case holds, the best case with it is taken; the best of the others
-    fill the rest.
+    For every class, rarest first, that no chosen case holds, the best case with it is taken. A class that one case
+    alone holds may be a stray voxel of a wrong label, so that case must be of the best third of all. The best of the
+    others fill the rest.
 
     Args:
         scores: of N cases, nan for those that cannot be chosen. labelled: (N, K), which classes a case's label holds.
@@ -94,9 +97,11 @@ def choose_cases(scores: Sequence[float], labelled: Sequence[Sequence[bool]], co
     """
     ranked = sorted((i for i, score in enumerate(scores) if score == score), key=lambda i: (-scores[i], i))
     holders = [[i for i in ranked if labelled[i][k]] for k in range(len(labelled[0]))]
+    good = set(ranked[: math.ceil(len(ranked) * BEST_SHARE)])
     chosen: set[int] = set()
     for cases in sorted(holders, key=len):
-        if cases and len(chosen) < count and not chosen & set(cases):
+        found = len(cases) > 1 or not good.isdisjoint(cases)
+        if found and len(chosen) < count and chosen.isdisjoint(cases):
             chosen.add(cases[0])
     chosen.update([i for i in ranked if i not in chosen][: max(0, count - len(chosen))])
     return [i for i in ranked if i in chosen]

@@ -31,7 +31,7 @@ from torch import Tensor, autocast
 from nnunetv2_metadcseg import __version__
 from nnunetv2_metadcseg.agreement import probabilities_of
 from nnunetv2_metadcseg.channels_last_norm import use_channels_last_norm
-from nnunetv2_metadcseg.class_locations import absent_classes, empty_cases
+from nnunetv2_metadcseg.class_locations import absent_classes, empty_cases, unlabelled_cases
 from nnunetv2_metadcseg.config import MetaDCSegConfig
 from nnunetv2_metadcseg.data_loading import StratifiedDataLoader
 from nnunetv2_metadcseg.feature_tap import unwrap
@@ -121,6 +121,20 @@ class TrustedBatchTrainer(nnUNetTrainer):
             for what in outdated.values():
                 self.print_to_log_file(f"WARNING: {what}, then train anew.")
 
+    def labelled_cases(self, training: list[str]) -> list[str]:
+        """Without those that hold nothing but ignored voxels, which would count as labels that agree with everything.
+
+        Where augmentation turns the outside of an image into view, nnU-Net calls it background: a few voxels count.
+        """
+        if not self.label_manager.has_ignore_label:
+            return training
+        unlabelled = set(unlabelled_cases(training, self._class_locations))
+        if unlabelled:
+            self.print_to_log_file(
+                f"{len(unlabelled)} of {len(training)} training cases hold no annotated voxel; they are not drawn."
+            )
+        return [case for case in training if case not in unlabelled]
+
     def find_absent_classes(self, trusted: list[str], training: list[str]) -> list[str]:
         """Classes or regions that no trusted case holds, said in the log, too: nothing can vouch for their labels."""
 
@@ -204,6 +218,7 @@ class TrustedBatchTrainer(nnUNetTrainer):
             ignore_label=labels.ignore_label,
         )
         dataset_train, dataset_val = self.get_tr_and_val_datasets()
+        dataset_train.identifiers = self.labelled_cases(dataset_train.identifiers)
         train = self.build_train_loader(dataset_train, initial_patch_size, train_transforms)
         self._has_seen(train.drawn)
         val = nnUNetDataLoader(

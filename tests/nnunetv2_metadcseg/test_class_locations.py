@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nnunetv2_metadcseg.class_locations import absent_classes, empty_cases, patches_per_view
+from nnunetv2_metadcseg.class_locations import absent_classes, empty_cases, patches_per_view, unlabelled_cases
 
 
 class TestAbsentClasses:
@@ -51,6 +51,15 @@ class TestEmptyCases:
         labels = {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}
         held = {"a": {(1, 2): [], (2,): [], (-1, 0, 1, 2): [0]}, "b": {(1, 2): [0], (2,): []}}
         assert empty_cases(labels, held, held.__getitem__) == ["a"]
+
+
+class TestUnlabelledCases:
+    def test_hold_ignored_voxels_only(self):
+        held = {"a": {1: [0], (-1, 0, 1): [0]}, "b": {1: [], (-1, 0, 1): []}, "healthy": {1: [], (-1, 0, 1): [0]}}
+        assert unlabelled_cases(sorted(held), held.__getitem__) == ["b"]
+
+    def test_without_an_ignore_label_there_are_none(self):
+        assert unlabelled_cases(["a"], {"a": {1: []}}.__getitem__) == []
 
 
 class TestPatchesPerView:

@@ -213,6 +213,12 @@ class TestLeavingOut:
         batch = next(subject)
         assert batch["num_given"] == 0 and set(batch["keys"]) <= set(TRUSTED)
 
+    def test_those_that_remain_are_drawn_as_often_as_trusted_ones(self):
+        subject = loader(batch_size=2, share=8 / 9)
+        subject.leave_out(["g0", "g2"])
+        given = np.mean([next(subject)["num_given"] for _ in range(300)]) / 2
+        assert given == pytest.approx(1 / 9, abs=0.04)
+
     @pytest.mark.parametrize("case", ["t0", "other"])
     def test_what_cannot_be_left_out(self, case):
         with pytest.raises(ValueError, match=f"^{case} cannot be left out"):

@@ -288,6 +288,19 @@ class TestAbsentClasses:
             assert [case for case, i in trainer.case_index.items() if empty[i]] == ["case_0", "case_1", "case_4"]
         steps(trainer, 2)
 
+    @pytest.mark.parametrize("trainer_class", [nnUNetTrainerMetaDCSeg, nnUNetTrainerMixed])
+    def test_cases_without_an_annotated_voxel_are_not_drawn(self, make, trainer_class):
+        dataset = make(kind="regions and ignore")
+        dataset.set_trusted(["case_0", "case_1"])
+        trainer = start(dataset, trainer_class)
+        assert "no annotated voxel" not in log_of(trainer)
+        annotated = next(key for key in trainer._class_locations("case_2") if isinstance(key, tuple) and -1 in key)
+        self.remove(dataset, annotated, ["case_2"])
+        trainer = start(dataset, trainer_class)
+        assert "1 of 7 training cases hold no annotated voxel" in log_of(trainer)
+        assert "case_2" not in trainer.dataloader_train.data_loader.cases
+        steps(trainer, 2)
+
     def test_of_the_cases_chosen(self, make):
         dataset = make()
         trainer = start(dataset, Early, **SETTINGS)

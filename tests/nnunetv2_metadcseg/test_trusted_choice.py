@@ -169,13 +169,19 @@ class TestChoice:
         labelled = [[True, False], [True, False], [True, True], [True, False], [True, True]]
         assert choose_cases([0.9, 0.8, 0.1, 0.7, 0.2], labelled, 2) == [0, 4]
 
+    def test_a_class_of_one_case_only_if_its_label_agrees_well(self):
+        scores = [0.9, 0.8, 0.7, 0.3, 0.2, 0.1]
+        bad, good = ([[True, case == holder] for case in range(6)] for holder in (5, 1))
+        assert choose_cases(scores, bad, 1) == [0]
+        assert choose_cases(scores, good, 1) == [1]
+
     def test_no_more_than_asked_for_however_many_classes(self):
         labelled = torch.eye(5, dtype=torch.bool).tolist()
         assert len(choose_cases([0.9, 0.8, 0.1, 0.7, 0.2], labelled, 2)) == 2
 
     def test_rarest_class_first(self):
-        labelled = [[True, True, False], [True, True, False], [False, True, True], [True, False, False]]
-        assert choose_cases([0.9, 0.8, -0.5, 0.7], labelled, 1) == [2]
+        labelled = [[True, True, False], [True, True, False], [False, True, True], [True, False, True]]
+        assert choose_cases([0.9, 0.8, -0.5, 0.7], labelled, 1) == [3]
 
     def test_a_class_that_exists_nowhere_changes_nothing(self):
         assert choose_cases([0.1, 0.3, 0.2], [[True, False]] * 3, 2) == [1, 2]
