@@ -29,8 +29,8 @@ class LabelFinding:
     """One structure of one case.
 
     Attributes:
-        ratio: its disagreement divided by that of right labels. beyond: the same beyond what the worst of several right
-            labels reaches (label_audit_decision.py); 0 where it is not.
+        ratio: its disagreement divided by that of right labels. beyond: that by what the worst of several right labels
+            reaches by chance (label_audit_decision.py).
     """
 
     name: str
@@ -85,9 +85,6 @@ class CaseFinding:
     def unit(self) -> str:
         """Of all lengths."""
         return unit(self.spacing, self.shape, self.header)
-
-    def part(self, index: int) -> Disagreement:
-        return self.parts[self.labels[index].name]
 
     @property
     def worst(self) -> LabelFinding:

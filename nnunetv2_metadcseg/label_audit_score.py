@@ -14,7 +14,7 @@ from nnunetv2_metadcseg.label_audit import (
     with_usual_size,
 )
 from nnunetv2_metadcseg.label_audit_balance import Balance, find_balance, with_records
-from nnunetv2_metadcseg.label_audit_decision import decide, excess, lower_spread, ratio_of, spread
+from nnunetv2_metadcseg.label_audit_decision import beyond_chance, decide
 from nnunetv2_metadcseg.label_audit_findings import CaseFinding, LabelFinding
 
 
@@ -38,47 +38,19 @@ def score(findings: Sequence[CaseFinding]) -> None:
             for finding, ratio in zip(group, own, strict=True):
                 direction = ErrorDirection("none", np.nan, np.nan, np.nan, 0, 0)
                 finding.labels.append(LabelFinding(name, finding.parts[name].rate, ratio, direction))
-    if len(findings[0].parts) > 1:
-        _let_labels_decide(findings)
+    for finding in findings:
+        if len(finding.labels) > 1:
+            _let_label_decide(finding)
     for rank, finding in enumerate(sorted(findings, key=lambda f: (-f.ratio, f.case)), 1):
         finding.rank = rank
 
 
-def _let_labels_decide(findings: Sequence[CaseFinding]) -> None:
-    """Gives cases the ratio of a single label where that is more, on the scale of all labels together."""
-    for group in groups(findings):
-        whole = _spread_of_right(group, findings, lambda f: f.whole_ratio, lambda f: f.whole)
-        own = {label.name: _spread_of_label(group, findings, i) for i, label in enumerate(group[0].labels)}
-        for f in group:
-            above = {label.name: excess(label.ratio, own[label.name], len(own)) for label in f.labels}
-            for label in f.labels:
-                label.beyond = ratio_of(above[label.name], own[label.name])
-            # Scaled down where right labels vary more than cases, never up.
-            scaled = {name: ratio_of(above[name], min(own[name], whole)) for name in own}
-            f.ratio, f.decided_by = decide(f.whole_ratio, scaled)
-
-
-def _spread_of_label(group: Sequence[CaseFinding], findings: Sequence[CaseFinding], index: int) -> float:
-    """Of right labels; a few trusted ones may agree by chance, so at least what all labels of the group say of it."""
-    right = _spread_of_right(group, findings, lambda f: f.labels[index].ratio, lambda f: f.part(index))
-    return max(right, lower_spread([f.labels[index].ratio for f in group if f.part(index).labelled > 0]))
-
-
-def _spread_of_right(
-    group: Sequence[CaseFinding],
-    findings: Sequence[CaseFinding],
-    ratio: Callable[[CaseFinding], float],
-    part: Callable[[CaseFinding], Disagreement],
-) -> float:
-    """Of the group's trusted cases with this structure, or without any of all, or else of all cases of the group.
-
-    Where a trusted label rightly lacks the structure, what the network finds nevertheless is part of the spread.
-    """
-    for cases in ([f for f in group if f.trusted], [f for f in findings if f.trusted], group):
-        ratios = [ratio(f) for f in cases if part(f).labelled > 0 or ratio(f) > 1]
-        if ratios:
-            return spread(ratios)
-    return spread([])
+def _let_label_decide(finding: CaseFinding) -> None:
+    """Gives a case the ratio of a single label where that is more, even beyond chance."""
+    for label in finding.labels:
+        label.beyond = beyond_chance(label.ratio, len(finding.labels))
+    ratios = {label.name: label.beyond for label in finding.labels}
+    finding.ratio, finding.decided_by = decide(finding.whole_ratio, ratios)
 
 
 def _give_empty_labels_the_usual_size(findings: Sequence[CaseFinding]) -> None:
