@@ -18,6 +18,8 @@ FOLDER = "labelsTrust"
 # Segmentation channels are resampled value by value, so the map is carried in few levels; 0 stands for "no map here"
 # (outside the image after augmentation), 1 to LEVELS + 1 for trust 0 to 1.
 LEVELS = 10
+# Maps that were resampled or averaged leave 0 to 1 by rounding, which is less than one part in 255.
+ROUNDING = 1e-3
 
 
 def find_trust_maps(raw_dataset_folder: str | Path, file_ending: str, cases: list[str]) -> dict[str, Path]:
@@ -52,16 +54,17 @@ def to_unit(values: np.ndarray, path: Path) -> np.ndarray:
     The numbers decide and not their type: nnU-Net's readers return floats for 8-bit images, too.
 
     Raises:
-        ValueError: values outside the range.
+        ValueError: values outside the range by more than rounding.
     """
     whole = values.max() > 1 and (values == np.floor(values)).all()
     scaled = values.astype(np.float32) / (255 if whole else 1)
-    if not np.isfinite(scaled).all() or scaled.min() < 0 or scaled.max() > 1:
+    if not np.isfinite(scaled).all() or scaled.min() < -ROUNDING or scaled.max() > 1 + ROUNDING:
+        # As str: all digits that tell the number from its neighbours, and no more.
         raise ValueError(
-            f"{path} holds values from {values.min():g} to {values.max():g}, expected 0 to 1, or whole numbers from 0 "
+            f"{path} holds values from {values.min()!s} to {values.max()!s}, expected 0 to 1, or whole numbers from 0 "
             "to 255; rescale the map."
         )
-    return scaled
+    return scaled.clip(0, 1)
 
 
 def preprocess(

@@ -68,6 +68,18 @@ class TestValues:
         with pytest.raises(ValueError, match="expected 0 to 1"):
             to_unit(np.array(values, np.float32), tmp_path / "x.nii.gz")
 
+    def test_rounding_is_clipped(self, tmp_path):
+        assert to_unit(np.array([-1e-9, 0.5, 1 + 1e-7]), tmp_path).tolist() == [0, 0.5, 1]
+
+    def test_values_are_told_with_their_digits(self, tmp_path):
+        with pytest.raises(ValueError, match=r"values from -0\.00200001 to 1\.0020001, expected 0 to 1"):
+            to_unit(np.array([-0.00200001, 1.0020001]), tmp_path)
+
+    @pytest.mark.parametrize("values", [[-1, 255], [0, 256]])
+    def test_whole_numbers_are_not_rounded(self, values, tmp_path):
+        with pytest.raises(ValueError, match=f"values from {values[0]} to {values[1]}, .* whole numbers from 0 to 255"):
+            to_unit(np.array(values, np.int16), tmp_path)
+
     def test_levels_back_to_trust(self):
         levels = torch.tensor([0, 1, 1 + LEVELS // 2, 1 + LEVELS], dtype=torch.int16)
         assert to_trust(levels).tolist() == [1, 0, 0.5, 1]
