@@ -163,7 +163,8 @@ class ExtraSegChannels:
 
     Args:
         dataset: data set with `load_case`.
-        load_extra: maps a case identifier to an integer array (E, *S) in the preprocessed geometry.
+        load_extra: maps a case identifier and the shape (*S) of its preprocessed label to an integer array (E, *S),
+            which may lie on disk.
 
     Raises:
         ValueError: on loading, if the extra channels have another shape than the segmentation.
@@ -175,10 +176,32 @@ class ExtraSegChannels:
 
     def load_case(self, identifier: str):
         data, seg, seg_prev, properties = self.dataset.load_case(identifier)
-        extra = self.load_extra(identifier)
+        extra = self.load_extra(identifier, tuple(seg.shape[1:]))
         if extra.shape[1:] != seg.shape[1:]:
             raise ValueError(
                 f"The extra map of case {identifier} has shape {extra.shape[1:]}, but its preprocessed label has "
                 f"{tuple(seg.shape[1:])}; preprocess both from files of the same geometry."
             )
-        return data, np.concatenate([seg[:], extra[:].astype(seg.dtype)]), seg_prev, properties
+        return data, StackedChannels(seg, extra), seg_prev, properties
+
+
+class StackedChannels:
+    """Two arrays (C, *S) and (E, *S) as one (C + E, *S), of which only what is indexed is read.
+
+    nnU-Net's loader crops every patch out of its case with one slice per axis. Stacking the arrays themselves would
+    read whole volumes from disk for each.
+
+    Args:
+        first: array, on disk or in memory, whose type the whole gets. second: integers which that type can hold.
+    """
+
+    def __init__(self, first, second) -> None:
+        self.parts, self.dtype = (first, second), first.dtype
+        self.shape = (first.shape[0] + second.shape[0], *first.shape[1:])
+        self.ndim = len(self.shape)
+
+    def __getitem__(self, key) -> np.ndarray:
+        """Slices or numbers for the first axes, channels first; no ellipsis."""
+        channels, *place = key if isinstance(key, tuple) else (key,)
+        crops = [part[(slice(None), *place)] for part in self.parts]
+        return np.concatenate(crops, dtype=self.dtype, casting="unsafe")[channels]

@@ -114,7 +114,7 @@ class PreprocessedTrustMaps:
     def __init__(self, maps: Mapping[str, Path], folder: str | Path, dataset, plans, configuration) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.dataset, self.cases = dataset, set(maps)
+        self.cases = set(maps)
         reader = plans.image_reader_writer_class()
         for case in sorted(self.cases & set(dataset.identifiers)):
             _, seg, _, properties = dataset.load_case(case)
@@ -124,8 +124,8 @@ class PreprocessedTrustMaps:
             np.save(partial, levels)
             os.replace(partial, self.folder / f"{case}.npy")  # DDP ranks write the same map at the same time
 
-    def __call__(self, case: str) -> np.ndarray:
-        """Levels (1, *S) of a case; zeros where the user gave no map."""
+    def __call__(self, case: str, shape: tuple[int, ...]) -> np.ndarray:
+        """Levels (1, *shape) of a case; zeros, which take no memory, where the user gave no map."""
         if case in self.cases:
             return np.load(self.folder / f"{case}.npy", mmap_mode="r")
-        return np.zeros((1, *self.dataset.load_case(case)[1].shape[1:]), np.uint8)
+        return np.broadcast_to(np.uint8(0), (1, *shape))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
-from nnunetv2_metadcseg.data_loading import ExtraSegChannels, StratifiedDataLoader
+from nnunetv2_metadcseg.data_loading import ExtraSegChannels, StackedChannels, StratifiedDataLoader
 
 GIVEN, TRUSTED = ["g0", "g1", "g2"], ["t0", "t1"]
 
@@ -29,11 +29,12 @@ class Dataset:
 def loader(batch_size: int = 4, share: float = 0.5, foreground: float = 0.33, **more) -> StratifiedDataLoader:
     settings = {"dataset": Dataset(), "given": GIVEN, "trusted": TRUSTED, **more}
     labels = LabelManager({"background": 0, "x": 1}, None)
+    patch = settings.pop("patch", (4, 4, 4))
     return StratifiedDataLoader(
         settings.pop("dataset"),
         batch_size,
-        (4, 4, 4),
-        (4, 4, 4),
+        patch,
+        patch,
         labels,
         oversample_foreground_percent=foreground,
         trusted_share=share,
@@ -245,15 +246,50 @@ class TestForeground:
         assert it.oversample_foreground_percent == 0.6
 
 
+class OnDisk:
+    """An array that counts how many of its voxels are read, for those which nnU-Net opens on disk."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values, self.shape, self.dtype, self.read = values, values.shape, values.dtype, 0
+
+    def __getitem__(self, key) -> np.ndarray:
+        crop = self.values[key]
+        self.read += crop.size
+        return crop
+
+
 class TestExtraChannels:
     def test_travel_beside_the_label(self):
-        extra = ExtraSegChannels(Dataset(), lambda case: np.full((1, *Dataset.shape), 7, np.uint8))
+        extra = ExtraSegChannels(Dataset(), lambda case, shape: np.full((1, *shape), 7, np.uint8))
         assert extra.identifiers == Dataset.identifiers
         batch = next(loader(dataset=extra))
         assert batch["target"].shape == (4, 2, 4, 4, 4)
         assert (batch["target"][:, 1] == 7).all()
 
     def test_wrong_shape_is_named(self):
-        extra = ExtraSegChannels(Dataset(), lambda case: np.zeros((1, 3, 3, 3), np.uint8))
+        extra = ExtraSegChannels(Dataset(), lambda case, shape: np.zeros((1, 3, 3, 3), np.uint8))
         with pytest.raises(ValueError, match=r"extra map of case g0 has shape \(3, 3, 3\).*\(12, 12, 12\)"):
             extra.load_case("g0")
+
+    @pytest.mark.parametrize("patch", [(4, 4, 4), (4, 4), (16, 4, 4)])
+    def test_only_the_patch_is_read(self, patch):
+        """For 3D patches, for 2D ones out of volumes, and for those that are larger than the volume."""
+        dataset, extra = Dataset(), OnDisk(np.full((1, *Dataset.shape), 7, np.uint8))
+        label = OnDisk(dataset.load_case("g0")[1])
+        dataset.load_case = lambda case: (*Dataset().load_case(case)[:1], label, None, {"class_locations": {}})
+        loaded = loader(1, 0, 0, dataset=ExtraSegChannels(dataset, lambda case, shape: extra), patch=patch)
+        target = next(loaded)["target"]
+        assert target.shape == (1, 2, *patch)
+        inside = np.prod(np.minimum(patch, 12))
+        assert (label.read, extra.read) == (inside, inside)
+        assert (target[:, 1] == 7).sum() == inside
+        assert (target == -1).sum() == 2 * (np.prod(patch) - inside)
+
+    def test_index_as_the_stacked_arrays(self):
+        random = np.random.default_rng(0)
+        label, extra = random.integers(-1, 3, (2, 5, 6), np.int8), random.integers(0, 12, (1, 5, 6), np.uint8)
+        stacked, expected = StackedChannels(label, extra), np.concatenate([label, extra]).astype(np.int8)
+        assert (stacked.shape, stacked.ndim, stacked.dtype) == (expected.shape, 3, np.int8)
+        for key in (slice(None), 2, (slice(None), slice(1, 4), slice(0, 2)), (slice(1, 3), 2), (2, 4, 5)):
+            np.testing.assert_array_equal(stacked[key], expected[key])
+            assert stacked[key].dtype == np.int8

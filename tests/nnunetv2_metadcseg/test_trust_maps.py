@@ -9,7 +9,7 @@ import torch
 from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
-from nnunetv2_metadcseg.trust_maps import LEVELS, find_trust_maps, preprocess, to_trust, to_unit
+from nnunetv2_metadcseg.trust_maps import LEVELS, PreprocessedTrustMaps, find_trust_maps, preprocess, to_trust, to_unit
 from tests.nnunetv2_metadcseg import tiny_dataset
 from tests.nnunetv2_metadcseg.test_trainer import ShortStart, start, steps
 
@@ -164,6 +164,15 @@ def test_cases_without_a_map_are_trusted_as_the_method_finds(nnunet):
     assert values["case_4"] == {1 + LEVELS // 2}
     assert all(values[case] == {0} for case in dataset.cases[:4])
     assert "1 trust maps found" in open(trainer.log_file).read()
+
+
+def test_cases_without_a_map_make_no_volume_of_zeros(tmp_path):
+    dataset = SimpleNamespace(identifiers=["a"])
+    plans = SimpleNamespace(image_reader_writer_class=SimpleITKIO)
+    levels = PreprocessedTrustMaps({}, tmp_path / "trust_maps", dataset, plans, None)("a", (100, 200, 300))
+    assert levels.shape == (1, 100, 200, 300)
+    assert levels.strides == (0, 0, 0, 0)  # one zero, seen from everywhere
+    assert levels[0, 99, 199, 299] == 0
 
 
 def test_without_maps_nothing_is_carried(nnunet):
