@@ -101,7 +101,8 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         self.print_to_log_file(f"{len(maps)} trust maps found; they multiply alpha.")
         folder = join(self.preprocessed_dataset_folder, "trust_maps")
         self.has_trust_maps = True
-        prepared = PreprocessedTrustMaps(maps, folder, train, self.plans_manager, self.configuration_manager)
+        managers = self.plans_manager, self.configuration_manager
+        prepared = PreprocessedTrustMaps(maps, folder, train, *managers, self.print_to_log_file)
         return ExtraSegChannels(train, prepared), val
 
     def _find_trust_maps(self) -> dict[str, Path]:

@@ -7,7 +7,9 @@ the label here) to 1; 8-bit images (PNG, TIF) from 0 to 255. Cases without a fil
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import time
+import uuid
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,8 @@ FOLDER = "labelsTrust"
 LEVELS = 10
 # Maps that were resampled or averaged leave 0 to 1 by rounding, which is less than one part in 255.
 ROUNDING = 1e-3
+# What nnU-Net's preprocessing writes for a case; not the .npy files, which training unpacks from .npz files.
+CASE_FILES = (".pkl", ".b2nd", "_seg.b2nd", ".npz")
 
 
 def find_trust_maps(raw_dataset_folder: str | Path, file_ending: str, cases: list[str]) -> dict[str, Path]:
@@ -104,28 +108,65 @@ def to_trust(levels: Tensor) -> Tensor:
 
 
 class PreprocessedTrustMaps:
-    """Trust maps in the preprocessed geometry, prepared once before training and then read from disk.
+    """Trust maps in the preprocessed geometry, prepared before training and then read from disk.
+
+    Those that an earlier start, or another fold, has prepared are used again as long as neither the map nor the
+    preprocessed case has changed.
 
     Args:
         maps: source file per case. folder: where the prepared maps go. dataset: nnU-Net's preprocessed data set.
-        plans, configuration: nnU-Net's managers.
+        plans, configuration: nnU-Net's managers. log: takes a line that says how many are prepared.
     """
 
-    def __init__(self, maps: Mapping[str, Path], folder: str | Path, dataset, plans, configuration) -> None:
+    def __init__(
+        self,
+        maps: Mapping[str, Path],
+        folder: str | Path,
+        dataset,
+        plans,
+        configuration,
+        log: Callable[[str], object],
+    ) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.cases = set(maps)
-        reader = plans.image_reader_writer_class()
-        for case in sorted(self.cases & set(dataset.identifiers)):
-            _, seg, _, properties = dataset.load_case(case)
-            values, _ = reader.read_seg(str(maps[case]))
-            levels = preprocess(values, maps[case], properties, tuple(seg.shape[1:]), plans, configuration)
-            partial = self.folder / f"{case}.{os.getpid()}.partial.npy"
-            np.save(partial, levels)
-            os.replace(partial, self.folder / f"{case}.npy")  # DDP ranks write the same map at the same time
+        self.maps, self.dataset, self.plans, self.configuration = maps, dataset, plans, configuration
+        cases = sorted(set(maps) & set(dataset.identifiers))
+        pending = [case for case in cases if not self._is_ready(case)]
+        log(f"{len(pending)} trust maps of this fold are prepared now, {len(cases) - len(pending)} were already.")
+        for case in pending:
+            self._prepare(case)
+
+    def _is_ready(self, case: str) -> bool:
+        """Whether the map was prepared from what its files hold now, and can be read."""
+        file, shape = self._file(case), self.dataset.load_case(case)[1].shape[1:]
+        made_from = [Path(self.dataset.source_folder) / f"{case}{end}" for end in CASE_FILES]
+        changed = [path.stat().st_mtime_ns for path in made_from if path.is_file()]
+        source = self.maps[case].stat()
+        # A file that is moved here keeps its older date of change, but not that of its entry (ctime).
+        changed += [source.st_mtime_ns, source.st_ctime_ns]
+        try:
+            return file.stat().st_mtime_ns > max(changed) and np.load(file, mmap_mode="r").shape == (1, *shape)
+        except (OSError, ValueError, EOFError):  # missing or damaged
+            return False
+
+    def _prepare(self, case: str) -> None:
+        """Write the map whole or not at all: DDP ranks and other folds may write and read the same at this time."""
+        started = time.time_ns()
+        _, seg, _, properties = self.dataset.load_case(case)
+        source = self.maps[case]
+        values, _ = self.plans.image_reader_writer_class().read_seg(str(source))
+        levels = preprocess(values, source, properties, tuple(seg.shape[1:]), self.plans, self.configuration)
+        # A process number would not do: on another computer, or in another container, it may be the same.
+        partial = self.folder / f"{case}.{uuid.uuid4().hex}.partial.npy"
+        np.save(partial, levels)
+        os.utime(partial, ns=(started, started))  # a map that was changed meanwhile is newer
+        os.replace(partial, self._file(case))
+
+    def _file(self, case: str) -> Path:
+        return self.folder / f"{case}.npy"
 
     def __call__(self, case: str, shape: tuple[int, ...]) -> np.ndarray:
         """Levels (1, *shape) of a case; zeros, which take no memory, where the user gave no map."""
-        if case in self.cases:
-            return np.load(self.folder / f"{case}.npy", mmap_mode="r")
+        if case in self.maps:
+            return np.load(self._file(case), mmap_mode="r")
         return np.broadcast_to(np.uint8(0), (1, *shape))

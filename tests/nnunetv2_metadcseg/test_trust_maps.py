@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +11,7 @@ import torch
 from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
+from nnunetv2_metadcseg import trust_maps
 from nnunetv2_metadcseg.trust_maps import LEVELS, PreprocessedTrustMaps, find_trust_maps, preprocess, to_trust, to_unit
 from tests.nnunetv2_metadcseg import tiny_dataset
 from tests.nnunetv2_metadcseg.test_trainer import ShortStart, start, steps
@@ -119,6 +122,92 @@ class TestPreprocessing:
             preprocess(values, "map.nii.gz", {"shape_before_cropping": (4, 5, 7)}, (4, 5, 7), plans, None)
 
 
+class TestPreparing:
+    """Maps are prepared once, and anew when the map or its preprocessed case has changed."""
+
+    NEW = "1 trust maps of this fold are prepared now, 0 were already."
+    OLD = "0 trust maps of this fold are prepared now, 1 were already."
+    shape = (2, 3, 4)
+
+    @pytest.fixture
+    def begin(self, tmp_path, monkeypatch):
+        """A case and its map, both two hours old; calling it starts a training and returns what that logs."""
+        for name in ("a_trust.png", "a.pkl", "a_seg.b2nd"):
+            (tmp_path / name).touch()
+            self.age(tmp_path / name, 2)
+        monkeypatch.setattr(trust_maps, "preprocess", self.preprocess)
+        reader = SimpleNamespace(read_seg=lambda file: (None, None))
+        plans = SimpleNamespace(image_reader_writer_class=lambda: reader)
+        dataset = SimpleNamespace(
+            identifiers=["a", "b"],
+            source_folder=str(tmp_path),
+            load_case=lambda case: (None, np.zeros((1, *self.shape), np.int8), None, {}),
+        )
+        sources = {"a": tmp_path / "a_trust.png", "of another fold": tmp_path / "missing"}
+
+        def run() -> str:
+            lines = []
+            prepared = PreprocessedTrustMaps(sources, tmp_path / "trust_maps", dataset, plans, None, lines.append)
+            assert (prepared("a", self.shape) == np.full((1, *self.shape), 5)).all()
+            assert [file.name for file in prepared.folder.iterdir()] == ["a.npy"]
+            return "".join(lines)
+
+        return run
+
+    def preprocess(self, values, path, properties, shape, plans, configuration):
+        time.sleep(0.02)  # more than the file system's clock can miss
+        self.read_at = time.time_ns()
+        time.sleep(0.02)
+        return np.full((1, *shape), 5, np.uint8)
+
+    @staticmethod
+    def age(file, hours: int) -> None:
+        then = time.time_ns() - hours * 3_600_000_000_000
+        os.utime(file, ns=(then, then))
+
+    def test_used_again(self, begin):
+        assert [begin(), begin(), begin()] == [self.NEW, self.OLD, self.OLD]
+
+    @pytest.mark.parametrize("name", ["a_trust.png", "a.pkl", "a_seg.b2nd"])
+    def test_anew_where_older_than_a_source(self, begin, tmp_path, name):
+        begin()
+        self.age(tmp_path / name, -1)
+        assert begin() == self.NEW
+
+    def test_anew_where_an_older_map_was_moved_in(self, begin, tmp_path):
+        begin()
+        self.age(tmp_path / "trust_maps" / "a.npy", 1)
+        assert begin() == self.NEW
+
+    def test_anew_where_the_shape_is_another(self, begin):
+        begin()
+        self.shape = (2, 3, 5)
+        assert begin() == self.NEW
+
+    @pytest.mark.parametrize("share", [0, 0.5, 0.9])
+    def test_anew_where_it_is_damaged(self, begin, tmp_path, share):
+        begin()
+        file = tmp_path / "trust_maps" / "a.npy"
+        os.truncate(file, int(share * file.stat().st_size))
+        assert begin() == self.NEW
+
+    def test_as_old_as_what_it_was_made_from(self, begin, tmp_path):
+        """A map that is changed while it is prepared must be newer than what was prepared from the old one."""
+        begin()
+        assert (tmp_path / "trust_maps" / "a.npy").stat().st_mtime_ns < self.read_at
+
+    def test_a_start_at_the_same_time_reads_no_half_file(self, begin, tmp_path, monkeypatch):
+        save, seen = np.save, []
+
+        def save_slowly(file, levels):
+            save(file, levels)
+            seen.append((tmp_path / "trust_maps" / "a.npy").exists())
+
+        monkeypatch.setattr(np, "save", save_slowly)
+        begin()
+        assert seen == [False]
+
+
 @pytest.fixture
 def nnunet(tmp_path, monkeypatch):
     """The tiny data set with nnU-Net's folders; returns it and its raw folder for trust maps."""
@@ -163,13 +252,14 @@ def test_cases_without_a_map_are_trusted_as_the_method_finds(nnunet):
     values = {case: set(trainer.train_loader._data.load_case(case)[1][1].ravel()) for case in dataset.cases[:5]}
     assert values["case_4"] == {1 + LEVELS // 2}
     assert all(values[case] == {0} for case in dataset.cases[:4])
-    assert "1 trust maps found" in open(trainer.log_file).read()
+    log = open(trainer.log_file).read()
+    assert "1 trust maps found" in log and "1 trust maps of this fold are prepared now, 0 were already." in log
 
 
 def test_cases_without_a_map_make_no_volume_of_zeros(tmp_path):
     dataset = SimpleNamespace(identifiers=["a"])
     plans = SimpleNamespace(image_reader_writer_class=SimpleITKIO)
-    levels = PreprocessedTrustMaps({}, tmp_path / "trust_maps", dataset, plans, None)("a", (100, 200, 300))
+    levels = PreprocessedTrustMaps({}, tmp_path / "trust_maps", dataset, plans, None, print)("a", (100, 200, 300))
     assert levels.shape == (1, 100, 200, 300)
     assert levels.strides == (0, 0, 0, 0)  # one zero, seen from everywhere
     assert levels[0, 99, 199, 299] == 0
