@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from torch import Tensor
 
 from nnunetv2_metadcseg.agreement import hard_labels
+from nnunetv2_metadcseg.data_loading import StratifiedDataLoader
 from nnunetv2_metadcseg.feature_tap import FeatureTap
 from nnunetv2_metadcseg.influence import HeadInfluence, flatten_voxels, logit_gradient
 from nnunetv2_metadcseg.trusted_trainer import TrustedBatchTrainer, first_output
@@ -23,6 +26,9 @@ class nnUNetTrainerTrustedOnly(TrustedBatchTrainer):
         loader = super().build_train_loader(dataset, initial_patch_size, transforms)
         loader.trusted_share = 1.0
         return loader
+
+    def shown_cases(self, loader: StratifiedDataLoader) -> Sequence[str]:
+        return loader.trusted
 
 
 class nnUNetTrainerL2B(TrustedBatchTrainer):

@@ -63,11 +63,6 @@ class StratifiedDataLoader(nnUNetDataLoader):
         return [case for case, trusted, left_out in kinds if not (trusted or left_out)]
 
     @property
-    def drawn(self) -> list[str]:
-        """The cases that batches are drawn from, or were before some were left out."""
-        return self.trusted if self.trusted_share == 1 else self.cases
-
-    @property
     def trusted(self) -> list[str]:
         """The trusted cases; empty while none is."""
         return [case for case, trusted in zip(self.cases, self._is_trusted, strict=True) if trusted]

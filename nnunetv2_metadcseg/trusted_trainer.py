@@ -220,7 +220,7 @@ class TrustedBatchTrainer(nnUNetTrainer):
         dataset_train, dataset_val = self.get_tr_and_val_datasets()
         dataset_train.identifiers = self.labelled_cases(dataset_train.identifiers)
         train = self.build_train_loader(dataset_train, initial_patch_size, train_transforms)
-        self._has_seen(train.drawn)
+        self._has_seen(self.shown_cases(train))
         val = nnUNetDataLoader(
             dataset_val,
             self.batch_size,
@@ -236,6 +236,10 @@ class TrustedBatchTrainer(nnUNetTrainer):
         for loader in loaders:
             next(loader)  # starts the workers
         return loaders
+
+    def shown_cases(self, loader: StratifiedDataLoader) -> Sequence[str]:
+        """Cases whose labels this training is shown, sooner or later."""
+        return loader.cases
 
     def _has_seen(self, cases: Sequence[str]) -> None:
         """Beside those before an interruption: splits and trusted cases may have changed."""

@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--work", type=Path, default=HERE / "work", help="bulky and disposable")
     parser.add_argument("--results", type=Path, default=HERE / "results")
-    parser.add_argument("--dataset", nargs="+", choices=list(training.SOURCES), default=list(training.SOURCES))
+    parser.add_argument("--dataset", nargs="+", choices=list(training.SOURCES), default=["hippocampus", "nuclei"])
     parser.add_argument("--label-dice", nargs="+", type=float, default=[0.8, 0.6])
     parser.add_argument("--seed", nargs="+", type=int, default=[0])
     parser.add_argument("--noise", choices=list(training.NOISES), default="unbiased")

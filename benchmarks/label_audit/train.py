@@ -14,10 +14,11 @@ import numpy as np
 
 CONFIGURATION = "audit"
 TRAINERS = {"stock": "nnUNetTrainer", "metadcseg": "nnUNetTrainerMetaDCSeg"}
-NOISES = {  # errors that cancel out, and one-sided ones, which mislead a network that believes its labels
+NOISES = {  # types; errors that cancel out, and one-sided ones, which mislead a network that believes its labels
     "unbiased": ("erosion", "dilation", "affine"),
     "dilation": ("dilation",),
     "erosion": ("erosion",),
+    "forgotten": ("omission", "--param", "omission.of=label"),  # whole labels
 }
 
 
@@ -40,6 +41,8 @@ class Source:
 SOURCES = {
     "hippocampus": Source("Dataset004_Hippocampus", "3d_fullres", (32, 48, 32), 4, 8, 700),
     "nuclei": Source("Dataset020_Nuclei", "2d", (256, 256), 2, 8, 740),
+    # Synthetic, of very different sizes: benchmarks/noise_study/hard_data.py makes them.
+    "organs": Source("Dataset027_Organs", "3d_fullres", (32, 40, 40), 4, 8, 560),
 }
 
 
