@@ -160,7 +160,7 @@ def open_model(args: argparse.Namespace) -> TrainedModel:
     results = _environment("nnUNet_results") / preprocessed.name
     name = f"{args.trainer}__{args.plans}__{args.configuration}"
     if not (results / name).is_dir():
-        there = sorted(f.name for f in results.iterdir()) if results.is_dir() else []
+        there = sorted(f.name for f in results.iterdir() if f.is_dir()) if results.is_dir() else []
         raise AuditError(
             f"There is no model {name} of {preprocessed.name} in nnUNet_results ("
             + (f"there are {', '.join(there[:5])}" if there else "there is none")

@@ -98,12 +98,23 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         maps = self._find_trust_maps()
         if not maps:
             return train, val
-        self.print_to_log_file(f"{len(maps)} trust maps found; they multiply alpha.")
+        self._describe_trust_maps(maps, train.identifiers)
         folder = join(self.preprocessed_dataset_folder, "trust_maps")
         self.has_trust_maps = True
         managers = self.plans_manager, self.configuration_manager
         prepared = PreprocessedTrustMaps(maps, folder, train, *managers, self.print_to_log_file)
         return ExtraSegChannels(train, prepared), val
+
+    def _describe_trust_maps(self, maps: Iterable[str], training: list[str]) -> None:
+        """How many of the user's maps count in this fold, and which do not though they lie in it."""
+        trusted = sorted(set(maps) & set(self.trusted_cases(training)))
+        count = len(set(maps) & set(training)) - len(trusted)
+        self.print_to_log_file(f"{count} trust maps are of doubtful cases of this fold; they multiply alpha.")
+        if trusted:
+            self.print_to_log_file(
+                f"WARNING: the trust maps of {', '.join(trusted)} are not used, since these cases are trusted as a "
+                "whole; trust only cases of which every voxel was checked."
+            )
 
     def _find_trust_maps(self) -> dict[str, Path]:
         """The user's, by case; none without nnUNet_raw."""

@@ -77,15 +77,19 @@ def preprocess(
     """Bring a map into the preprocessed geometry, as nnU-Net does with the label.
 
     Args:
-        values: (1, *S) as read. properties: of the preprocessed case. shape: (*S) of its preprocessed label.
+        values: (channels, *S) as read. properties: of the preprocessed case. shape: (*S) of its preprocessed label.
         plans, configuration: nnU-Net's PlansManager and ConfigurationManager.
 
     Returns:
         (1, *shape) uint8 levels.
 
     Raises:
-        ValueError: the map has another shape than the label.
+        ValueError: the map has another shape than the label, or several channels.
     """
+    if len(values) != 1:
+        raise ValueError(
+            f"{path} holds {len(values)} channels (a picture in colour?), expected one; save it in shades of grey."
+        )
     trust = to_unit(values, path).transpose(0, *(axis + 1 for axis in plans.transpose_forward))
     expected = tuple(int(n) for n in properties["shape_before_cropping"])
     if trust.shape[1:] != expected:

@@ -55,7 +55,8 @@ def read_trusted_cases(preprocessed_folder: str | Path, dataset_json: dict) -> l
     if not cases:
         raise TrustedCasesError(
             f'No trusted cases: expected {Path(preprocessed_folder) / FILE_NAME} or the key "trusted_cases" in '
-            "dataset.json; check a few labels by hand and write their case identifiers there, for instance "
+            "dataset.json beside it (planning copies it from the raw data set, preprocessing alone does not); check a "
+            "few labels by hand and write their case identifiers there, for instance "
             '["case_01", "case_07", "case_12"], or train nnUNetTrainerMetaDCSegSelfTrusted, which chooses them itself.'
         )
     return cases

@@ -39,7 +39,14 @@ from nnunetv2_metadcseg.fusion import Fuse, fuse_like
 from nnunetv2_metadcseg.losses import WeightedDiceCELoss
 from nnunetv2_metadcseg.preprocessed_labels import outdated_labels
 from nnunetv2_metadcseg.targets import LabelEncoder
-from nnunetv2_metadcseg.trusted_cases import read_trusted_cases, seen_in_training, trusted_training_cases
+from nnunetv2_metadcseg.trusted_cases import (
+    TrustedCasesError,
+    read_trusted_cases,
+    seen_in_training,
+    trusted_training_cases,
+)
+
+EARLIER_MODEL = "checkpoint_final_of_earlier_training.pth"
 
 
 class TrustedBatchTrainer(nnUNetTrainer):
@@ -136,9 +143,18 @@ class TrustedBatchTrainer(nnUNetTrainer):
         return [case for case in training if case not in unlabelled]
 
     def find_absent_classes(self, trusted: list[str], training: list[str]) -> list[str]:
-        """Classes or regions that no trusted case holds, said in the log, too: nothing can vouch for their labels."""
+        """Classes or regions that no trusted case holds, said in the log, too: nothing can vouch for their labels.
 
-        absent = absent_classes(self.dataset_json["labels"], trusted, training, self._class_locations)
+        Raises:
+            TrustedCasesError: no trusted case holds any: the network would learn that there is nothing.
+        """
+        labels = self.dataset_json["labels"]
+        absent = absent_classes(labels, trusted, training, self._class_locations)
+        if absent and len(empty_cases(labels, trusted, self._class_locations)) == len(trusted):
+            raise TrustedCasesError(
+                f"None of the {len(trusted)} trusted cases of this fold holds any structure, expected one that does; "
+                f"check and trust cases that show {', '.join(absent)}."
+            )
         if absent:
             self.print_to_log_file(
                 f"WARNING: {', '.join(absent)} absent from all {len(trusted)} trusted cases, so nothing "
@@ -364,12 +380,31 @@ class TrustedBatchTrainer(nnUNetTrainer):
             self._random_state = ours["random"]
 
     def on_train_start(self) -> None:
+        self._set_finished_model_aside()
         super().on_train_start()
         # Starting the loaders draws random numbers; a resumed run goes on from the numbers of the checkpoint.
         # Not with DDP: all ranks would take that of the first, and draw the same patches.
         if self._random_state is not None and not self.is_ddp:
             set_random_state(self._random_state)
         self._random_state = None
+
+    def _set_finished_model_aside(self) -> None:
+        """Of an earlier training in the same folder, when this one begins anew.
+
+        nnU-Net continues from checkpoint_final.pth where there is one, so after an interruption it would take the old
+        model for this training's result, and delete what this one had come to.
+        """
+        finished = Path(self.output_folder, "checkpoint_final.pth")
+        if self.local_rank == 0 and self.current_epoch == 0 and finished.is_file():
+            os.replace(finished, finished.with_name(EARLIER_MODEL))
+            self.print_to_log_file(
+                f"The folder holds a finished model, which this training replaces; until then it is {EARLIER_MODEL}."
+            )
+
+    def on_train_end(self) -> None:
+        super().on_train_end()
+        if self.local_rank == 0:
+            Path(self.output_folder, EARLIER_MODEL).unlink(missing_ok=True)
 
 
 def full_resolution(outputs: Tensor | list[Tensor]) -> Tensor:

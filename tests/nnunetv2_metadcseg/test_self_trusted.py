@@ -301,6 +301,14 @@ class TestAbsentClasses:
         assert "case_2" not in trainer.dataloader_train.data_loader.cases
         steps(trainer, 2)
 
+    def test_trusted_cases_that_all_lack_any_class(self, make):
+        dataset = make()
+        dataset.set_trusted(["case_0", "case_1"])
+        for label in (1, 2):
+            self.remove(dataset, label, ["case_0", "case_1"])
+        with pytest.raises(TrustedCasesError, match="^None of the 2 trusted cases of this fold holds any structure"):
+            start(dataset, nnUNetTrainerMixed)
+
     def test_of_the_cases_chosen(self, make):
         dataset = make()
         trainer = start(dataset, Early, **SETTINGS)

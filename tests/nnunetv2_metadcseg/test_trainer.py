@@ -6,6 +6,7 @@ import json
 import math
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from nnunetv2_metadcseg.losses import present_soft_dice
 from nnunetv2_metadcseg.memorisation import MemorisationWatch
 from nnunetv2_metadcseg.trainer import nnUNetTrainerMetaDCSeg
 from nnunetv2_metadcseg.trusted_cases import TrustedCasesError
-from nnunetv2_metadcseg.trusted_trainer import random_state, set_random_state, stock_class_name
+from nnunetv2_metadcseg.trusted_trainer import EARLIER_MODEL, random_state, set_random_state, stock_class_name
 from nnunetv2_metadcseg.variants import (
     nnUNetTrainerMetaDCSeg_1epoch,
     nnUNetTrainerMetaDCSegMeanTeacher,
@@ -651,6 +652,18 @@ class TestResume:
         got = everything(run(again))
         assert again.current_epoch == 2
         assert [name for name in got if not torch.equal(got[name], expected[name])] == []
+
+    def test_a_new_training_is_not_continued_from_the_model_that_it_replaces(self, make):
+        dataset = make()
+        old = run(dataset.trainer(ShortStart))
+        final, aside = (Path(old.output_folder, name) for name in ("checkpoint_final.pth", EARLIER_MODEL))
+        content = final.read_bytes()
+        new = start(dataset)  # and nnU-Net's --c would look for checkpoint_final.pth first
+        assert not final.exists() and aside.read_bytes() == content
+        assert f"until then it is {EARLIER_MODEL}" in open(new.log_file).read()
+        steps(new, 2)
+        new.on_train_end()
+        assert final.is_file() and not aside.exists()
 
     def test_other_cases_than_those_of_the_checkpoint(self, make):
         dataset = make()

@@ -115,6 +115,11 @@ class TestPreprocessing:
         np.testing.assert_allclose((levels - 1.0) / LEVELS, expected, atol=0.5 / LEVELS + 1e-6)
         assert seen["spacing"] == [1.0, 3.0, 2.0]
 
+    def test_a_picture_in_colour(self):
+        values = np.zeros((3, 1, 5, 6), np.float32)
+        with pytest.raises(ValueError, match=r"map.png holds 3 channels .*, expected one"):
+            preprocess(values, "map.png", {"shape_before_cropping": (1, 5, 6)}, (1, 5, 6), None, None)
+
     def test_other_shape_than_the_label(self):
         values = np.ones((1, 4, 5, 6), np.float32)
         plans = SimpleNamespace(transpose_forward=[0, 1, 2])
@@ -253,7 +258,17 @@ def test_cases_without_a_map_are_trusted_as_the_method_finds(nnunet):
     assert values["case_4"] == {1 + LEVELS // 2}
     assert all(values[case] == {0} for case in dataset.cases[:4])
     log = open(trainer.log_file).read()
-    assert "1 trust maps found" in log and "1 trust maps of this fold are prepared now, 0 were already." in log
+    assert "1 trust maps are of doubtful cases of this fold" in log
+    assert "1 trust maps of this fold are prepared now, 0 were already." in log
+    assert "are not used" not in log
+
+
+def test_maps_of_trusted_cases_are_not_used_and_that_is_said(nnunet):
+    dataset, raw = nnunet
+    trusted = dataset.trainer(ShortStart).trusted_cases(list(dataset.cases))[0]
+    write_map(raw, trusted, 0.5)
+    log = open(start(dataset, ShortStart).log_file).read()
+    assert "0 trust maps are of doubtful cases" in log and f"WARNING: the trust maps of {trusted} are not used" in log
 
 
 def test_cases_without_a_map_make_no_volume_of_zeros(tmp_path):
