@@ -395,7 +395,8 @@ class TrustedBatchTrainer(nnUNetTrainer):
         model for this training's result, and delete what this one had come to.
         """
         finished = Path(self.output_folder, "checkpoint_final.pth")
-        if self.local_rank == 0 and self.current_epoch == 0 and finished.is_file():
+        replaces = self.current_epoch == 0 and not self.disable_checkpointing
+        if self.local_rank == 0 and replaces and finished.is_file():
             os.replace(finished, finished.with_name(EARLIER_MODEL))
             self.print_to_log_file(
                 f"The folder holds a finished model, which this training replaces; until then it is {EARLIER_MODEL}."
@@ -403,7 +404,7 @@ class TrustedBatchTrainer(nnUNetTrainer):
 
     def on_train_end(self) -> None:
         super().on_train_end()
-        if self.local_rank == 0:
+        if self.local_rank == 0 and not self.disable_checkpointing:
             Path(self.output_folder, EARLIER_MODEL).unlink(missing_ok=True)
 
 

@@ -665,6 +665,16 @@ class TestResume:
         new.on_train_end()
         assert final.is_file() and not aside.exists()
 
+    def test_a_training_that_saves_nothing_leaves_the_finished_model(self, make):
+        dataset = make()
+        final = Path(run(dataset.trainer(ShortStart)).output_folder, "checkpoint_final.pth")
+        content = final.read_bytes()
+        trainer = dataset.trainer(ShortStart)
+        trainer.disable_checkpointing = True
+        trainer.on_train_start()
+        trainer.on_train_end()
+        assert final.read_bytes() == content
+
     def test_other_cases_than_those_of_the_checkpoint(self, make):
         dataset = make()
         trainer = start(dataset)
