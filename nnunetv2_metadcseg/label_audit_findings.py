@@ -19,6 +19,7 @@ from nnunetv2_metadcseg.label_audit import (
     unit,
 )
 from nnunetv2_metadcseg.label_audit_balance import Record
+from nnunetv2_metadcseg.label_audit_decision import beyond_chance
 from nnunetv2_metadcseg.label_audit_predict import CasePrediction, Structure
 
 HEADERS = ("sitk_stuff", "nibabel_stuff")  # what nnU-Net's readers keep of one; those of PNG and TIFF keep none
@@ -26,18 +27,12 @@ HEADERS = ("sitk_stuff", "nibabel_stuff")  # what nnU-Net's readers keep of one;
 
 @dataclass
 class LabelFinding:
-    """One structure of one case.
-
-    Attributes:
-        ratio: its disagreement divided by that of right labels. beyond: that by what the worst of several right labels
-            reaches by chance (label_audit_decision.py).
-    """
+    """One structure of one case; ratio: its disagreement divided by that of right labels."""
 
     name: str
     rate: float
     ratio: float
     direction: ErrorDirection
-    beyond: float = 0.0
 
     @property
     def reliability(self) -> float:
@@ -168,5 +163,5 @@ def voxel_ratios(
     for label, structure in zip(finding.labels, structures, strict=True):
         inside, expected = (np.isin(m, structure.values) for m in (given, predicted))
         asked = inside != expected if regions else inside | expected
-        np.maximum(found, np.float32(label.beyond), out=found, where=asked)
+        np.maximum(found, np.float32(beyond_chance(label.ratio, len(structures))), out=found, where=asked)
     return found

@@ -66,7 +66,7 @@ def _is_of_audit(parts: tuple[str, ...], cases: Collection[str]) -> bool:
 
 
 def _is_edited(file: Path, out: Path) -> bool:
-    """Whether it is newer than audit.json, which the audit writes last, right after audit.csv."""
+    """Whether it is newer than audit.json, which gets the date of the audit's end, as audit.csv does."""
     last = out / ("audit.csv" if file.name == "audit.json" else "audit.json")
     return last.is_file() and file.stat().st_mtime > last.stat().st_mtime + MINUTE
 

@@ -47,9 +47,7 @@ def score(findings: Sequence[CaseFinding]) -> None:
 
 def _let_label_decide(finding: CaseFinding) -> None:
     """Gives a case the ratio of a single label where that is more, even beyond chance."""
-    for label in finding.labels:
-        label.beyond = beyond_chance(label.ratio, len(finding.labels))
-    ratios = {label.name: label.beyond for label in finding.labels}
+    ratios = {label.name: beyond_chance(label.ratio, len(finding.labels)) for label in finding.labels}
     finding.ratio, finding.decided_by = decide(finding.whole_ratio, ratios)
 
 

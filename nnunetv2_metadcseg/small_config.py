@@ -189,29 +189,34 @@ def small_configuration(
 
 
 def ancestry(plans: dict[str, Any], name: str) -> list[str]:
-    """A configuration that `resolve` knows and all that it inherits from, nearest first."""
-    found = [name]
-    while (parent := plans["configurations"][found[-1]].get("inherits_from")) is not None:
-        found.append(parent)
-    return found
-
-
-def resolve(plans: dict[str, Any], name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
-    """A configuration with what it inherits, as nnU-Net's PlansManager resolves it (which needs torch to import).
+    """A configuration and all that it inherits from, nearest first.
 
     Raises ValueError for an unknown name, or where configurations inherit in a circle.
     """
-    if name not in plans["configurations"]:
-        available = ", ".join(plans["configurations"])
-        raise ValueError(f"Unknown configuration {name!r}; the plans file has: {available}")
-    if name in seen:
-        raise ValueError(
-            f"The configurations {', '.join(seen)} inherit from each other in a circle; mend the plans file"
-        )
-    configuration = plans["configurations"][name]
-    if "inherits_from" not in configuration:
-        return configuration
-    return {**resolve(plans, configuration["inherits_from"], (*seen, name)), **configuration}
+    configurations, found = plans["configurations"], []
+    while True:
+        if name not in configurations:
+            available = ", ".join(configurations)
+            raise ValueError(f"Unknown configuration {name!r}; the plans file has: {available}")
+        if name in found:
+            raise ValueError(
+                f"The configurations {', '.join(found)} inherit from each other in a circle; mend the plans file"
+            )
+        found.append(name)
+        if "inherits_from" not in configurations[name]:
+            return found
+        name = configurations[name]["inherits_from"]
+
+
+def resolve(plans: dict[str, Any], name: str) -> dict[str, Any]:
+    """A configuration with what it inherits, as nnU-Net's PlansManager resolves it (which needs torch to import).
+
+    Raises ValueError as `ancestry`.
+    """
+    resolved: dict[str, Any] = {}
+    for ancestor in reversed(ancestry(plans, name)):
+        resolved |= plans["configurations"][ancestor]
+    return resolved
 
 
 def _patch_size(planned: dict[str, Any], features: int, batch_size: int, patch: Sequence[int] | None) -> list[int]:

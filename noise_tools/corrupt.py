@@ -39,7 +39,7 @@ from noise_tools.raw_dataset import (
 from noise_tools.recipe import DEFAULTS, Component, for_nested_labels, load_recipe, parse_components, with_parameters
 from noise_tools.recipe import check as check_components
 from noise_tools.severity import MEASURES, Found, Target, Trial, find_severity, measure
-from noise_tools.source_cases import known_cases
+from noise_tools.source_cases import KnownCases, known_cases
 from noise_tools.summary import summary
 from noise_tools.trusted_classes import classes_not_trusted
 
@@ -120,9 +120,10 @@ def run(args: argparse.Namespace) -> int:
     name = args.name or f"{dataset.short_name}Noisy"
     with reserved(raw_root(), args.output):
         folder = output_folder(raw_root(), args.output, name, args.overwrite, dataset.folder)
-        content, lacking = corrupt(dataset, folder, request, args.processes)
+        known = known_cases(dataset)
+        content, lacking = corrupt(dataset, folder, request, args.processes, known)
     print(summary(content))
-    print(f"{trusted_note(dataset, content)}{note}Wrote {folder}")
+    print(f"{trusted_note(dataset.name, known, content)}{note}Wrote {folder}")
     if lacking:
         print(
             f"WARNING: no trusted case holds {', '.join(lacking)}, so nothing vouches for such labels; name cases that "
@@ -170,18 +171,21 @@ def _noise_of(args: argparse.Namespace, dataset: RawDataset) -> tuple[tuple[Comp
 
 
 def corrupt(
-    dataset: RawDataset, folder: Path, request: Request, processes: int = 1
+    dataset: RawDataset, folder: Path, request: Request, processes: int = 1, known: KnownCases | None = None
 ) -> tuple[dict[str, Any], list[str]]:
     """Writes the corrupted data set to `folder`, which it replaces once complete.
 
     The result depends on the data set and `request` only, not on `processes`.
+
+    Args:
+        known: what `known_cases` reads of the data set, where it has been read already.
 
     Returns:
         The manifest, and the names of classes or regions that some training case holds, but no trusted one.
     """
     check_request(request)
     check_components(request.components, dataset.labels.foreground)
-    known = known_cases(dataset)
+    known = known or known_cases(dataset)
     request = with_trusted(request, known)
     plan = make_plan(dataset, request, known)
     check_files(dataset)
@@ -207,16 +211,15 @@ def corrupt(
     return content, classes_not_trusted(dataset.labels.regions, held, plan.trusted)
 
 
-def trusted_note(dataset: RawDataset, content: Mapping[str, Any]) -> str:
+def trusted_note(source: str, known: KnownCases, content: Mapping[str, Any]) -> str:
     """Lines that say what became of the trusted cases that the source declares, if it does."""
-    known = known_cases(dataset)
     note = ""
     if known.declared:
         kept = len(set(known.declared) & set(content["trusted_cases"]))
-        note += f"Of the {len(known.declared)} trusted cases that {dataset.name} declares, {kept} are trusted here.\n"
+        note += f"Of the {len(known.declared)} trusted cases that {source} declares, {kept} are trusted here.\n"
     if known.contradicted:
         note += (
-            f"WARNING: {dataset.name} declares {', '.join(known.contradicted)} trusted, but by its "
+            f"WARNING: {source} declares {', '.join(known.contradicted)} trusted, but by its "
             f"{manifests.FILE_NAME} their labels are corrupted: they are not trusted here.\n"
         )
     return note

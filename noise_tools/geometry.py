@@ -27,6 +27,11 @@ def bounding_box(mask: np.ndarray) -> Box | None:
     return tuple(ranges)
 
 
+def within(box: Box, outer: Box) -> Box:
+    """Where `box` lies in the part of an image that is cropped to `outer`, which holds it."""
+    return tuple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(box, outer, strict=True))
+
+
 def grow_box(box: Box, shape: Sequence[int], spacing: Sequence[float], margin: float) -> Box:
     """`box` enlarged by `margin` mm and one voxel on every side, cut at the image border."""
     grown = []
@@ -182,7 +187,7 @@ def _distance_before(before: np.ndarray, box: Box, spacing: Sequence[float]) -> 
     both = [slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(box, own, strict=True)]
     crop = grow_box(tuple(both), before.shape, spacing, 0.0)
     distance = signed_distance(before[crop], spacing)
-    return distance[tuple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(box, crop, strict=True))]
+    return distance[within(box, crop)]
 
 
 def components(mask: np.ndarray) -> tuple[np.ndarray, int]:

@@ -14,7 +14,7 @@ import numpy as np
 from noise_tools.dataset_json import declared_labels, read_dataset_json
 from noise_tools.errors import NoiseToolsError, reason_of
 from noise_tools.metrics import LabelValue
-from noise_tools.raw_dataset import label_map, load_segmentation, open_dataset, unset_variable
+from noise_tools.raw_dataset import label_map, load_segmentation, missing_file_advice, open_dataset
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".gipl", ".png", ".bmp", ".tif", ".tiff")
 """What nnU-Net's own readers know; looked for where no dataset.json names the ending."""
@@ -101,9 +101,8 @@ def read_image(path: Path, reader: str | None = None) -> np.ndarray:
 def _with_any_reader(path: Path, reader: str | None, read: Callable[[Any, Path], Any]) -> Any:
     """`read` with the first of nnU-Net's readers that can: .tif files, for example, have two kinds."""
     if not path.is_file():
-        unset = unset_variable(path)
-        mend = f"set {unset}, which is not set in the environment" if unset else "restore the file or the list"
-        raise NoiseToolsError(f"{path} does not exist, though dataset.json names it; {mend}.")
+        advice = missing_file_advice(path, "restore the file or the list")
+        raise NoiseToolsError(f"{path} does not exist, though dataset.json names it; {advice}.")
     first_error: Exception | None = None
     readers = _readers(path, reader)
     for cls in readers:

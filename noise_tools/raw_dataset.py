@@ -107,9 +107,8 @@ def check_files(dataset: RawDataset) -> None:
     for case in dataset.cases.values():
         for file in (*case.images, case.label):
             if not file.is_file():
-                unset = unset_variable(file)
-                mend = f"set {unset}, which is not set in the environment" if unset else "restore it or drop the case"
-                raise NoiseToolsError(f"Case {case.identifier}: {file} does not exist; {mend}.")
+                advice = missing_file_advice(file, "restore it or drop the case")
+                raise NoiseToolsError(f"Case {case.identifier}: {file} does not exist; {advice}.")
     _check_channels(dataset)
 
 
@@ -448,10 +447,10 @@ def _named(path: str, folder: Path) -> Path:
     return Path(os.path.normpath(folder / os.path.expandvars(path)))
 
 
-def unset_variable(path: Path) -> str | None:
-    """The environment variable in a path of dataset.json that was not replaced since it is not set, if there is one."""
+def missing_file_advice(path: Path, otherwise: str) -> str:
+    """How to mend a missing file that dataset.json names: set the variable that is left in its path, or `otherwise`."""
     left = re.search(r"\$(\w+|\{\w+\})", str(path))
-    return left[1].strip("{}") if left else None
+    return f"set {left[1].strip('{}')}, which is not set in the environment" if left else otherwise
 
 
 def _listed_cases(folder: Path, file_ending: str) -> dict[str, Case]:

@@ -126,7 +126,8 @@ def find_severity(attempt: Callable[[float], Trial], target: float, rising: bool
     if found and found.reached:
         return found
     # Bisection takes for granted that more strength does more; of some noise a lesser one comes nearer.
-    grid = [(severity, attempt(severity)) for severity in _GRID]
+    tried = {severity for severity, _ in seen}
+    grid = [(severity, attempt(severity)) for severity in _GRID if severity not in tried]
     other = _closest([one for one in grid if one[1].usable], target, rising)
     if other and (found is None or abs(other.value - target) < abs(found.value - target)):
         found = other

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from noise_tools.geometry import claim, components, grow_box, nearest_claim, signed_distance, slice_axis
+from noise_tools.geometry import claim, components, grow_box, nearest_claim, signed_distance, slice_axis, within
 from noise_tools.noise.base import LENGTHS, Noise, Parameter, Params
 
 
@@ -82,9 +82,7 @@ def _shapes(mask: np.ndarray, spacing: Sequence[float], params: Params) -> np.nd
     for box, part in _parts(mask):
         shape = np.ones(part.shape, dtype=bool) if params["shape"] == "box" else _ellipse(part.shape)
         outer = grow_box(box, mask.shape, spacing, 0.0)
-        place = tuple(
-            slice(inner.start - out.start, inner.stop - out.start) for inner, out in zip(box, outer, strict=True)
-        )
+        place = within(box, outer)
         canvas = [np.zeros([edge.stop - edge.start for edge in outer], dtype=bool) for _ in range(2)]
         canvas[0][place], canvas[1][place] = part, shape
         structure, simple = (np.clip(signed_distance(c, spacing), -1e6, 1e6) for c in canvas)

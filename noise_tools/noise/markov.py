@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from noise_tools.geometry import Box, bounding_box, grow_box
+from noise_tools.geometry import Box, bounding_box, grow_box, within
 from noise_tools.noise.base import LENGTHS, Noise, Parameter, Params, Pixels
 
 
@@ -82,7 +82,7 @@ def _finish(walked: np.ndarray, spacing: Sequence[float], params: Params) -> np.
 def _leaves(walked: np.ndarray, box: Box, inner: Box, labels: Sequence[int]) -> bool:
     """Whether structure of the crop `box` lies outside `inner`, a box within it."""
     outside = np.isin(walked, labels)
-    outside[tuple(slice(i.start - b.start, i.stop - b.start) for i, b in zip(inner, box, strict=True))] = False
+    outside[within(inner, box)] = False
     return bool(outside.any())
 
 

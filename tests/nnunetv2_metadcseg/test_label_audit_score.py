@@ -10,6 +10,7 @@ import pytest
 
 from nnunetv2_metadcseg.label_audit import Disagreement, pooled, proposed_label, wrong_probability
 from nnunetv2_metadcseg.label_audit_balance import Record
+from nnunetv2_metadcseg.label_audit_decision import beyond_chance
 from nnunetv2_metadcseg.label_audit_findings import (
     CaseFinding,
     LabelFinding,
@@ -164,7 +165,8 @@ def test_a_left_out_tumour_is_not_hidden_by_a_right_liver():
 def test_the_ratio_at_a_voxel_is_that_of_the_region_in_question():
     whole, core = Structure("whole", (1, 2), 0), Structure("core", (2,), 1)
     made = CaseFinding("a", True, False, {}, NOTHING, None, (4,), (1,), whole_ratio=1.0, ratio=6.0)
-    made.labels = [LabelFinding(s.name, 0, 9.0, None, ratio) for s, ratio in ((whole, 3.0), (core, 7.0))]
+    by_chance = 1 / beyond_chance(1.0, 2)
+    made.labels = [LabelFinding(s.name, 0, beyond * by_chance, None) for s, beyond in ((whole, 3.0), (core, 7.0))]
     given, predicted = np.array([0, 0, 1, 2]), np.array([0, 1, 2, 2])
     assert voxel_ratios(made, given, predicted, [whole, core], regions=True).tolist() == [1, 3, 7, 1]
 
