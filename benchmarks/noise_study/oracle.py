@@ -61,7 +61,7 @@ class nnUNetTrainerOracleReplace(nnUNetTrainerMetaDCSeg):
         train, val = super().get_tr_and_val_datasets()
         folder = f"{self.clean_preprocessed_folder}/{self.configuration_manager.data_identifier}"
         clean = infer_dataset_class(folder)(folder)
-        return ExtraSegChannels(train, lambda case: clean.load_case(case)[1][:]), val
+        return ExtraSegChannels(train, lambda case, shape: clean.load_case(case)[1]), val
 
     def training_targets(self, batch: dict, data: Tensor, outputs, label: Tensor, valid: Tensor):
         clean, _ = self.encoder(batch["target"][:, 1:2].to(self.device))
