@@ -56,10 +56,23 @@ def code_version() -> str:
 
 
 def limit_threads(threads: int) -> None:
-    """Set before NumPy and torch are imported: the thread pools read these once."""
+    """Set before NumPy and torch are imported: the thread pools read these once.
+
+    Raises:
+        SettingsError: no thread at all.
+    """
+    if threads < 1:
+        raise SettingsError(f"--threads is {threads}; give a whole number from 1.")
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[variable] = str(threads)
-    os.environ.setdefault("nnUNet_extTrainer", str(REPOSITORY / "nnunetv2_metadcseg" / "nnunet_ext"))
+    add_trainer_folder()
+
+
+def add_trainer_folder() -> None:
+    """nnUNet_extTrainer may name the user's own trainers, or nothing: the arms' are searched first all the same."""
+    own = str(REPOSITORY / "nnunetv2_metadcseg" / "nnunet_ext")
+    folders = [folder for folder in os.environ.get("nnUNet_extTrainer", "").split(os.pathsep) if folder.strip()]
+    os.environ["nnUNet_extTrainer"] = os.pathsep.join([own, *(folder for folder in folders if folder != own)])
 
 
 def choose_device(name: str, threads: int) -> str:
@@ -240,8 +253,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     args = build_parser().parse_args(arguments)
-    limit_threads(args.threads)
     try:
+        limit_threads(args.threads)
         study = adjust_study(load_study(args.config, args.work), args)
         run = Run(args.cell, args.fold, args.arm, args.seed)
         study.arm(run.arm)

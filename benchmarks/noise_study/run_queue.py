@@ -101,11 +101,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--stop-after", type=float, metavar="MINUTES", help="start no run after this time")
     parser.add_argument("--list", action="store_true", help="list the runs and do nothing")
     args = parser.parse_args(arguments)
-    prepare_process(args.threads)
     start = time.monotonic()
     failed = 0
     unusable: set[tuple[str, int]] = set()  # cells and folds that could not be prepared: tried once
     try:
+        prepare_process(args.threads)
         study = load_study(args.config, args.work)
         for run in study.runs(args.cell, args.arm):
             if args.list:

@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,10 @@ def _from_zero(where: str, value: Any) -> tuple[int, ...]:
     return _integers(where, value, 0)
 
 
+def _from_one(where: str, value: Any) -> tuple[int, ...]:
+    return _integers(where, value, 1)
+
+
 def _texts(where: str, value: Any) -> tuple[str, ...]:
     return tuple(str(item) for item in _items(where, value))
 
@@ -263,7 +268,7 @@ def _parse_dataset(name: str, raw: dict[str, Any], base: Path) -> Dataset:
     _reject_unknown(where, raw, _DATASET_KEYS)
     _require(where, raw, ("source", "clean_id", "base_configuration", "features", "batch_size", "test_cases"))
     patch = raw.get("patch_size")
-    features = _integers(f"{where}: features", raw["features"])
+    features = _from_one(f"{where}: features", raw["features"])
     if len(features) < 3:
         # nnU-Net gives the last deep supervision output weight 0 and divides by the sum, which is 0/0 with one output
         raise SettingsError(f"{where}: features has {len(features)} numbers; nnU-Net's loss needs 3 stages or more.")
@@ -278,7 +283,7 @@ def _parse_dataset(name: str, raw: dict[str, Any], base: Path) -> Dataset:
         base_configuration=str(raw["base_configuration"]),
         features=features,
         batch_size=whole("batch_size"),
-        patch_size=None if patch is None else _integers(f"{where}: patch_size", patch),
+        patch_size=None if patch is None else _from_one(f"{where}: patch_size", patch),
         test_cases=whole("test_cases"),
         val_cases=whole("val_cases", 4),
         split_seed=whole("split_seed", 0, least=0),
@@ -303,7 +308,7 @@ def _parse_cell(raw: dict[str, Any], defaults: dict[str, Any]) -> Cell:
         noise=read(_texts, "noise"),
         case_fraction=read(_share, "case_fraction"),
         label_dice=None if merged["label_dice"] is None else read(_share, "label_dice"),
-        trusted=read(_integer, "trusted"),
+        trusted=read(partial(_integer, least=1), "trusted"),  # noise_tools refuses none, after all planning
         noise_seed=read(_integer, "noise_seed"),
         corrupt_arguments=read(_texts, "corrupt_arguments"),
         arms=read(_texts, "arms"),
@@ -324,12 +329,15 @@ def _parse_cell(raw: dict[str, Any], defaults: dict[str, Any]) -> Cell:
 def _parse_variants(raw: Any) -> dict[str, dict[str, Any]]:
     """The section ``variants``: a mis-written one would be the plain method under another name."""
     variants = _mapping("The section 'variants'", raw or {})
+    _check_names([*variants])
     for name, variant in variants.items():
         where = f"The variant {name!r}"
         if name in ARMS:
             raise SettingsError(f"{where} has the name of a built-in arm; give it another.")
         _reject_unknown(where, _mapping(where, variant), {"arm", "config"})
         _mapping(f"{where}: config", variant.get("config", {}))
+        if not isinstance(variant.get("arm", ""), str):
+            raise SettingsError(f"{where}: arm is {variant['arm']!r}; give the name of one arm.")
     for name in variants:
         _find_arm(name, variants)
     return variants
@@ -337,6 +345,8 @@ def _parse_variants(raw: Any) -> dict[str, dict[str, Any]]:
 
 def _check_names(names: list[str]) -> None:
     for name in names:
+        if not isinstance(name, str):  # as YAML reads 7 and yes, where they are keys
+            raise SettingsError(f"The name {name!r} is no text; put it in quotation marks.")
         if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
             raise SettingsError(f"The name {name!r} is used in file names; use letters, digits, '_' and '-' only.")
 
@@ -359,8 +369,8 @@ def load_study(path: str | Path = DEFAULT_CONFIG, work: str | Path | None = None
     """Read and check a configuration file.
 
     ``source``, ``work`` and ``results`` may be relative to the file's folder, and hold variables and ``~``. The working
-    folder, which holds all bulky data, is in this order: ``work``, the environment variable NOISE_STUDY_WORK, the
-    file's key ``work``.
+    folder, which holds all bulky data, is in this order: the argument ``work``, the environment variable
+    NOISE_STUDY_WORK (both of them relative to where the command runs), the file's key ``work``.
 
     Raises:
         SettingsError: the file is missing or something in it is wrong.
@@ -370,7 +380,7 @@ def load_study(path: str | Path = DEFAULT_CONFIG, work: str | Path | None = None
         raise SettingsError(f"There is no configuration file {path}; pass one with --config.")
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path.name} is no YAML: {' '.join(str(error).split())}.") from None
     raw = _mapping(f"The configuration file {path.name}", raw)
     _reject_unknown(f"The configuration file {path.name}", raw, _TOP_KEYS)
@@ -378,6 +388,7 @@ def load_study(path: str | Path = DEFAULT_CONFIG, work: str | Path | None = None
     defaults = _mapping("The section 'defaults'", raw.get("defaults") or {})
     _reject_unknown("The section 'defaults'", defaults, set(_CELL_DEFAULTS))
     sections = _mapping("The section 'datasets'", raw["datasets"])
+    _check_names([*sections])
     datasets = {name: _parse_dataset(name, entry, path.parent) for name, entry in sections.items()}
     cells: dict[str, Cell] = {}
     for entry in _items("The section 'cells'", raw["cells"]):
@@ -388,7 +399,7 @@ def load_study(path: str | Path = DEFAULT_CONFIG, work: str | Path | None = None
             raise SettingsError(f"Cell {cell.name!r} uses the unknown data set {cell.dataset!r}; known: {[*datasets]}.")
         cells[cell.name] = cell
     variants = _parse_variants(raw.get("variants"))
-    _check_names([*datasets, *cells, *variants])
+    _check_names([*cells])
     _check_ids(datasets, cells)
     for cell in cells.values():
         for arm in cell.arms:
@@ -396,12 +407,12 @@ def load_study(path: str | Path = DEFAULT_CONFIG, work: str | Path | None = None
                 _find_arm(arm, variants)
             except SettingsError as error:
                 raise SettingsError(f"Cell {cell.name!r}: {error}") from None
-    work = work or os.environ.get(WORK_VARIABLE) or raw.get("work") or "work"
+    given = work or os.environ.get(WORK_VARIABLE)
     return Study(
         datasets=datasets,
         cells=cells,
         variants=variants,
-        work=_folder("work", path.parent, work),
+        work=_folder("work", Path.cwd() if given else path.parent, given or raw.get("work") or "work"),
         mirroring=_boolean("mirroring", raw.get("mirroring", False)),
         memory_format=_choice("The memory_format", raw.get("memory_format", "channels_last"), MEMORY_FORMATS),
         optimizer=_choice("The optimizer", raw.get("optimizer", "sgd"), OPTIMIZERS),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor, wait
 
@@ -163,6 +164,22 @@ def test_errors_are_one_sentence(config_file, capsys):
         assert run_arm.main(["--config", str(config_file), "--cell", "toy_60", *arguments]) == 2
         message = capsys.readouterr().err
         assert message.startswith("error: ") and message.count("\n") == 1
+
+
+def test_no_thread_at_all_is_refused(config_file, capsys):
+    options = ["--config", str(config_file), "--threads", "0"]
+    assert run_arm.main([*options, "--cell", "toy_60", "--arm", "noisy"]) == run_queue.main(options) == 2
+    assert capsys.readouterr().err.count("error: --threads is 0; give a whole number from 1.\n") == 2
+
+
+@pytest.mark.parametrize("given", [None, "", "/home/me/trainers", f"/home/me/trainers{os.pathsep}OWN"])
+def test_the_arms_trainers_are_found_beside_the_user_s(monkeypatch, given):
+    own = str(run_arm.REPOSITORY / "nnunetv2_metadcseg" / "nnunet_ext")
+    monkeypatch.delenv("nnUNet_extTrainer", raising=False)
+    if given is not None:
+        monkeypatch.setenv("nnUNet_extTrainer", given.replace("OWN", own))
+    run_arm.add_trainer_folder()
+    assert os.environ["nnUNet_extTrainer"].split(os.pathsep) == [own, *(["/home/me/trainers"] if given else [])]
 
 
 def test_queue_lists_the_runs(config_file, capsys):

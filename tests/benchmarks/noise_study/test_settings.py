@@ -46,6 +46,16 @@ def test_work_folder_order(config_file, monkeypatch, tmp_path):
     assert load_study(config_file, tmp_path / "argument").work == tmp_path / "argument"
 
 
+def test_a_work_folder_that_is_not_from_the_file_is_relative_to_where_the_command_runs(
+    config_file, monkeypatch, tmp_path
+):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert load_study(config_file, "argument").work == tmp_path / "here" / "argument"
+    monkeypatch.setenv(settings.WORK_VARIABLE, "variable")
+    assert load_study(config_file).work == tmp_path / "here" / "variable"
+
+
 def test_runs_go_seed_by_seed(config_file):
     runs = load_study(config_file).runs(["toy_60"])
     assert [run.seed for run in runs] == [0, 0, 0, 1, 1, 1]
@@ -101,6 +111,12 @@ def test_variant_is_the_built_in_arm_with_other_values(config_file):
         ("soft: {config: {dcd_strength: 0.5}}", "soft: {config: 0.5}", "'soft': config is 0.5"),
         ("soft: {config: {dcd_strength: 0.5}}", "[soft]", "section 'variants' is \\['soft'\\]"),
         ("variants:\n", "variants:\n  noisy: {config: {}}\n", "'noisy' has the name of a built-in arm"),
+        ("variants:\n", "variants:\n  3: {config: {}}\n", "The name 3 is no text; put it in quotation marks"),
+        ("  toy:\n", "  7:\n", "The name 7 is no text; put it in quotation marks"),
+        ("soft: {config:", "soft: {arm: [noisy], config:", "'soft': arm is \\['noisy'\\]; give the name of one arm"),
+        ("features: [4, 8, 16]", "features: [4, 0, 16]", "'toy': features is 0; it must be 1 or more"),
+        ("test_cases: 3", "test_cases: 3\n    patch_size: [0, 8, 8]", "patch_size is 0; it must be 1 or more"),
+        ("seeds: [0, 1]", "seeds: [0, 1]\n  trusted: 0", "trusted is 0; it must be 1 or more"),
     ],
 )
 def test_what_is_wrong_is_named(config_file, old, new, message):
@@ -108,6 +124,12 @@ def test_what_is_wrong_is_named(config_file, old, new, message):
     assert old in text
     write(config_file, text.replace(old, new))
     with pytest.raises(SettingsError, match=message):
+        load_study(config_file)
+
+
+def test_a_file_that_is_no_text_is_named(config_file):
+    config_file.write_bytes(b"work: \xff\n")
+    with pytest.raises(SettingsError, match="config.yaml is no YAML: .*can't decode"):
         load_study(config_file)
 
 
