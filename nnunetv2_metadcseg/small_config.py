@@ -28,6 +28,7 @@ MIN_FEATURE_MAP_EDGE = 4
 # One value per stage of the decoder; every other list of the network has one value per stage of the encoder.
 DECODER_KEYS = ("n_conv_per_stage_decoder",)
 SMALL_KEYS = {"inherits_from", "batch_size", "patch_size", "architecture", "next_stage"}  # of what is added
+UNET_KEYS = ("features_per_stage", "strides", "kernel_sizes")  # lists in the plans of every planner of nnU-Net
 ENCODER_KEYS = ("n_conv_per_stage", "n_blocks_per_stage")
 
 
@@ -173,7 +174,7 @@ def small_configuration(
             "nnUNetv2_plan_experiment again"
         )
     architecture = deepcopy(planned["architecture"])
-    network = architecture["arch_kwargs"]
+    network = _unet_settings(parent, architecture)
     wanted = _patch_size(planned, features, batch_size, patch)
     if wanted != list(planned["patch_size"]):
         wanted = _replan_topology(network, planned["spacing"], wanted)
@@ -186,6 +187,18 @@ def small_configuration(
         "architecture": architecture,
         "next_stage": None,
     }
+
+
+def _unet_settings(parent: str, architecture: Any) -> dict[str, Any]:
+    """The entry that is changed; raises ValueError for a network that nnU-Net's own planners do not plan."""
+    network = architecture.get("arch_kwargs") if isinstance(architecture, dict) else None
+    if not isinstance(network, dict) or not all(isinstance(network.get(key), list) for key in UNET_KEYS):
+        name = architecture.get("network_class_name") if isinstance(architecture, dict) else architecture
+        raise ValueError(
+            f"The configuration {parent!r} has the network {name}, expected a U-Net with one value per stage in "
+            f"{', '.join(UNET_KEYS)}, as nnU-Net's own planners write it; give the plans of one of them with -p"
+        )
+    return network
 
 
 def ancestry(plans: dict[str, Any], name: str) -> list[str]:
@@ -263,10 +276,10 @@ def _replan_topology(network: dict[str, Any], spacing: Sequence[float], patch: S
     network["kernel_sizes"] = [list(k) for k in kernels[:n_stages]]
     network["features_per_stage"] = network["features_per_stage"][:n_stages]
     for key in ENCODER_KEYS:
-        if key in network:
+        if isinstance(network.get(key), list):  # one number is for all stages
             network[key] = network[key][:n_stages]
     for key in DECODER_KEYS:
-        if key in network:
+        if isinstance(network.get(key), list):
             network[key] = network[key][: n_stages - 1]
     return [int(edge) for edge in padded]
 

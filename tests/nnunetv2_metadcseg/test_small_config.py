@@ -260,6 +260,29 @@ def test_second_stage_of_a_cascade(plans):
         small_configuration(plans, "3d_cascade_fullres")
 
 
+@pytest.mark.parametrize("patch", [None, [16, 16, 16]])
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        None,
+        {},
+        {"network_class_name": "their.Primus", "arch_kwargs": {"embed_dim": 8}},
+        {"arch_kwargs": {"strides": 2}},
+    ],
+)
+def test_a_network_that_nnunet_does_not_plan_is_refused(plans, architecture, patch):
+    plans["configurations"]["3d_fullres"]["architecture"] = architecture
+    with pytest.raises(ValueError, match="expected a U-Net with one value per stage in features_per_stage, strides"):
+        small_configuration(plans, "3d_fullres", patch=patch)
+
+
+def test_one_number_of_convolutions_for_all_stages_stays(plans):
+    network = plans["configurations"]["3d_large"]["architecture"]["arch_kwargs"]
+    network |= {"n_conv_per_stage": 2, "n_conv_per_stage_decoder": 1}
+    small = small_configuration(plans, "3d_large")["architecture"]["arch_kwargs"]
+    assert small["n_stages"] < 6 and (small["n_conv_per_stage"], small["n_conv_per_stage_decoder"]) == (2, 1)
+
+
 def test_circular_inheritance(plans):
     plans["configurations"]["3d_fullres"]["inherits_from"] = "3d_lowres"
     with pytest.raises(ValueError, match="in a circle"):
