@@ -153,6 +153,8 @@ def check(args: argparse.Namespace) -> None:
     for path in (args.json, args.output):
         if path and not path.absolute().parent.is_dir():
             raise ValueError(f"The folder of {path} does not exist; make it first: mkdir -p {path.parent}")
+        if path and path.is_dir():
+            raise ValueError(f"{path} is a folder, expected the name of a file to write; add one to it.")
 
 
 def check_configurations(plans_file: Path, configurations: Sequence[str]) -> None:
@@ -166,6 +168,11 @@ def check_configurations(plans_file: Path, configurations: Sequence[str]) -> Non
             raise ValueError(
                 f"The configuration {name!r} is the second stage of a cascade and needs predictions of "
                 f"{planned['previous_stage']!r}, which the benchmark does not have; leave it out of -c."
+            )
+        if planned.get("batch_size", 2) < 2:  # the only patch would be a trusted one: the method has nothing to do
+            raise ValueError(
+                f"The configuration {name!r} has batches of {planned['batch_size']}, expected at least 2 (a "
+                "given-label and a trusted patch); measure one with larger batches."
             )
         data = plans_file.parent / planned.get("data_identifier", name)
         if not data.is_dir():

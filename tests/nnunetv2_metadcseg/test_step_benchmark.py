@@ -49,6 +49,7 @@ def test_unknown_arms_are_refused_with_a_list(arm):
         (["-c", "3d_fullres", "2d"], "Got -c 3d_fullres 2d without a data set, expected 3d_fullres"),
         (["--output", "cost.pdf"], "end it in .png"),
         (["--json", "no_such_folder/cost.json"], "make it first"),
+        (["--json", "."], ". is a folder, expected the name of a file"),
     ],
 )
 def test_bad_options_end_in_one_sentence_before_anything_slow(options, message, capsys, monkeypatch):
@@ -291,12 +292,14 @@ def change_plans(target: Target, **configurations: dict) -> None:
         ("huge", "Unknown configuration 'huge'; the plans file has: tiny"),
         ("cascade", "second stage of a cascade and needs predictions of 'tiny'"),
         ("new", "'new' is not preprocessed, expected its data in "),
+        ("single", "'single' has batches of 1, expected at least 2"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_anything_is(tiny, configuration, message, capsys, monkeypatch):
     monkeypatch.setattr("nnunetv2_metadcseg.step_benchmark_measure.measure", lambda *_: pytest.fail("too late"))
     cascade = {"previous_stage": "tiny", "inherits_from": "tiny"}
-    change_plans(tiny, cascade=cascade, new={"data_identifier": "new", "inherits_from": "tiny"})
+    single = {"batch_size": 1, "inherits_from": "tiny"}
+    change_plans(tiny, cascade=cascade, new={"data_identifier": "new", "inherits_from": "tiny"}, single=single)
     assert main(["benchmark", "-d", tiny_dataset.NAME, "-c", "tiny", configuration, "--no-memory"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
