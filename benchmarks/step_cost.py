@@ -89,7 +89,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         for case in (CASES[name] for name in args.only):
-            check_steps(args.arms or case.arms, args.steps or case.steps)
+            check_steps(args.arms or case.arms, case.steps if args.steps is None else args.steps)
+        if min(args.threads) < 1:
+            raise ValueError(f"Got --threads {min(args.threads)}, expected at least 1.")
         if args.page:
             replaced(args.page.read_text(), "")
         run(args)

@@ -67,8 +67,17 @@ class Demo:
 
 
 def console_script(name: str) -> str:
-    """A command of the environment that runs this script, whether it is activated or not."""
-    return str(Path(sys.executable).parent / name)
+    """A command of the environment that runs this script, whether it is activated or not.
+
+    Raises:
+        DemoError: that environment lacks it.
+    """
+    command = Path(sys.executable).parent / name
+    if not command.is_file():
+        raise DemoError(
+            f"There is no {command}: the package is not installed for this Python; start it with: make demo"
+        )
+    return str(command)
 
 
 def clock(seconds: float) -> str:
@@ -84,6 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda", "mps"))
     args = parser.parse_args(argv)
     try:
+        console_script("metadcseg")  # before an earlier demo is removed
         demo = Demo(fresh_folder(args.folder.resolve()), args.device)
         run_demo(demo, "_1epoch" if args.epochs == 1 else f"_{args.epochs}epochs")
     except DemoError as error:
@@ -94,6 +104,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def fresh_folder(folder: Path) -> Path:
     """Empties a folder that an earlier demo made; refuses any other that holds something."""
+    if any(path.exists() and not path.is_dir() for path in (folder, *folder.parents)):
+        raise DemoError(f"{folder} is or lies in a file, expected a new folder; name one with --folder")
     if folder.exists() and any(folder.iterdir()):
         if not (folder / OWN_FOLDER).is_file():
             raise DemoError(f"{folder} holds files that no demo wrote, expected a new folder; name one with --folder")

@@ -46,3 +46,9 @@ def test_fewer_steps_than_the_costs_take_to_repeat_are_refused(step_cost, tmp_pa
     line = ["--work", str(tmp_path / "work"), "--only", "large", "--arms", "stock", "metadcseg_head_every_8"]
     assert step_cost.main(line) == 2
     assert "give --steps 8 or more" in capsys.readouterr().err and not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize(("option", "message"), [("--steps", "Got --steps 0"), ("--threads", "Got --threads 0")])
+def test_none_at_all_is_refused_before_data_are_prepared(step_cost, tmp_path, capsys, option, message):
+    assert step_cost.main(["--work", str(tmp_path / "work"), "--only", "large", option, "0"]) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "work").exists()

@@ -37,6 +37,23 @@ def test_fresh_folder_keeps_what_is_not_its_own(run_demo, tmp_path, capsys):
     assert [f.name for f in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.parametrize("folder", ["notes", "notes/demo"])
+def test_a_file_is_no_folder(run_demo, tmp_path, capsys, folder):
+    (tmp_path / "notes").touch()
+    assert run_demo.main(["--folder", str(tmp_path / folder)]) == 2
+    error = capsys.readouterr().err
+    assert "expected a new folder" in error and error.count("\n") == 1
+
+
+def test_a_python_without_the_package_keeps_an_earlier_demo(run_demo, tmp_path, capsys, monkeypatch):
+    (run_demo.fresh_folder(tmp_path) / "report.md").write_text("old")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
+    assert run_demo.main(["--folder", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: There is no ") and "make demo" in error and error.count("\n") == 1
+    assert (tmp_path / "report.md").is_file()
+
+
 def test_worst_case_of_every_noise_type(run_demo):
     def entry(noise, dice):
         return {"noise": noise, "label_dice": {"achieved": dice}}
