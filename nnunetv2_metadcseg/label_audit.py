@@ -141,13 +141,14 @@ def pooled(parts: Sequence[Disagreement]) -> Disagreement:
 
 
 def with_usual_size(parts: Sequence[Disagreement]) -> list[Disagreement]:
-    """One structure in all cases: where a label lacks it, its size is at least the median of those that have it.
+    """One structure in all cases: where a label lacks it, its size is at least half the median of those that have it.
 
-    Of a few stray voxels that the network predicts there, all disagree, as do all of a structure that was left out.
+    That is the mean of no label and a prediction of usual size. Of a few stray voxels that the network predicts there,
+    all disagree, as do all of a structure that was left out.
     """
     sizes = [part.labelled for part in parts if part.labelled > 0]
-    usual = float(np.median(sizes)) if sizes else 0.0
-    return [part if part.labelled > 0 else replace(part, size=max(part.size, usual)) for part in parts]
+    least = float(np.median(sizes)) / 2 if sizes else 0.0
+    return [part if part.labelled > 0 else replace(part, size=max(part.size, least)) for part in parts]
 
 
 def telling(parts: Sequence[Disagreement]) -> np.ndarray:

@@ -100,9 +100,15 @@ def test_stray_voxels_where_a_label_is_empty_weigh_little_but_a_left_out_structu
     stray, left_out, neither = Disagreement(0, 4, 2, 0), Disagreement(0, 300, 150, 0), Disagreement(0, 0, 0, 0)
     found = with_usual_size([*labelled, stray, left_out, neither])
     assert found[:2] == labelled
-    assert [part.size for part in found[2:]] == [155, 155, 155]
-    assert found[2].rate < 0.05 < 1 < found[3].rate and found[4].rate == 0
+    assert [part.size for part in found[2:]] == [77.5, 150, 77.5]
+    assert found[2].rate < 0.06 < 2 == found[3].rate and found[4].rate == 0
     assert with_usual_size([stray]) == [stray]  # nothing to tell the usual size from
+
+
+def test_a_left_out_structure_of_usual_size_disagrees_as_much_as_an_invented_one():
+    given, none = np.ones(50, bool), np.zeros(50, bool)
+    invented, left_out = (disagreement(label, 1.0 - label) for label in (given, none))
+    assert [part.rate for part in with_usual_size([invented, left_out])] == [2, 2]
 
 
 def test_expected_rate_is_the_trusted_one_within_bounds():

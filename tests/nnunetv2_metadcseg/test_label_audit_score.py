@@ -87,7 +87,7 @@ def test_labels_that_are_rightly_empty_make_no_others_suspicious(others, stray):
     reliabilities = [f.reliability for f in cases if f.whole.labelled]
     assert 0.35 < min(reliabilities) and max(reliabilities) < 0.65
     assert all(f.labels[0].reliability == f.reliability for f in cases)
-    assert all(f.reliability > 0.98 for f in cases if not f.whole.labelled)
+    assert all(f.reliability > 0.97 for f in cases if not f.whole.labelled)
 
 
 def with_rare_label(cases: list, every: int) -> list:
