@@ -44,6 +44,15 @@ def doubted_cases(history: Tensor, trusted: Tensor) -> Tensor:
     return seen & ~trusted & (measure > known.mean() + margin)
 
 
+def few_kept(doubted: Tensor, trusted: Tensor) -> Tensor:
+    """Whether hardly any given label is not doubted, a bool: then there are no right ones to hold on to.
+
+    Args:
+        doubted, trusted: (N,) bool.
+    """
+    return (~(doubted | trusted)).sum() < LEAST_KEPT * (~trusted).sum()
+
+
 def taught_cases(doubted: Tensor, trusted: Tensor, bias: Tensor | float) -> Tensor:
     """How far given labels are learned as they are by the second last layer: (N,), 1 unless they are doubted.
 
@@ -53,6 +62,4 @@ def taught_cases(doubted: Tensor, trusted: Tensor, bias: Tensor | float) -> Tens
     Args:
         doubted, trusted: (N,) bool. bias: in [0, 1].
     """
-    kept = ~(doubted | trusted)
-    few = kept.sum() < LEAST_KEPT * (~trusted).sum()
-    return torch.where(doubted & ~few, bias, 1.0)
+    return torch.where(doubted & ~few_kept(doubted, trusted), bias, 1.0)

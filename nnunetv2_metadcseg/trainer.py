@@ -16,7 +16,7 @@ from nnunetv2_metadcseg.class_locations import foreground_heads, patches_per_vie
 from nnunetv2_metadcseg.collective import Collective
 from nnunetv2_metadcseg.config import MetaDCSegConfig
 from nnunetv2_metadcseg.data_loading import ExtraSegChannels
-from nnunetv2_metadcseg.doubt import doubted_cases, taught_cases
+from nnunetv2_metadcseg.doubt import LEAST_KEPT, doubted_cases, few_kept, taught_cases
 from nnunetv2_metadcseg.epoch_statistics import counted, describe_epoch
 from nnunetv2_metadcseg.feature_tap import FeatureTap, last_segmentation_layer, unwrap, without_deep_supervision
 from nnunetv2_metadcseg.given_label_head import GivenLabelHead
@@ -37,8 +37,8 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
     target is the given label where a second opinion agrees and alpha label + beta pseudo-label where it does not. A
     second last layer learns the given labels as they are, so that their images teach the features throughout; as far as
     label errors cancel out, it learns no doubted cases and has a say in the second opinion, which is what predicts
-    after the last step. Once wrong labels begin to be learned by heart, the trainer goes back to before and leaves out
-    the doubted cases. See docs/method.md.
+    after the last step. Once wrong labels begin to be learned by heart, or hardly any label is right and they have been
+    seen often, the trainer goes back to before and leaves out the doubted cases. See docs/method.md.
     """
 
     config = MetaDCSegConfig()
@@ -467,25 +467,38 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         doubted = doubted_cases(agreement.history, agreement.trusted).float().to(self.device)
         doubted = self.collective.first(doubted) > 0  # rounding may differ between ranks
         self.doubted = [case for case, is_doubted in zip(self.case_index, doubted.tolist(), strict=True) if is_doubted]
-        # With nobody doubted, or where the labels left would be wrong the same way, going on with labels "as they are"
-        # would only give up the protection.
-        mixed = float(self.weighting.bias) < self.config.most_one_sided
-        begun = torch.tensor(float(mixed and watch.has_begun()), device=self.device)
-        begun = bool(self.collective.first(begun))  # one rank alone must not go back
-        if self.config.memorised_share > 0 and self.doubted and begun:
-            self._go_back()
+        few = bool(few_kept(doubted, agreement.trusted))
+        # With nobody doubted, going on with labels "as they are" would only give up the protection.
+        if self.config.memorised_share > 0 and self.doubted and self._must_go_back(few):
+            self._go_back(few)
         elif self.config.skip_doubted:
             self.taught = taught_cases(doubted, agreement.trusted, self.weighting.bias)
 
-    def _go_back(self) -> None:
+    def _must_go_back(self, few: bool) -> bool:
+        """Wrong labels begin to be known by heart, or hardly any label is right and they were seen often.
+
+        Args:
+            few: hardly any given label is not doubted.
+        """
+        config, bias = self.config, float(self.weighting.bias)
+        # Not where the labels left would be wrong the same way.
+        begun = bias < config.most_one_sided and self.weighting.memorisation.has_begun()
+        often = self._steps(math.inf, config.all_doubted_visits, config.start_steps)
+        alone = few and bias < config.most_one_sided_alone and self.training_step - self.start_step >= often
+        decided = torch.tensor(float(begun or alone), device=self.device)
+        return bool(self.collective.first(decided))  # one rank alone must not go back
+
+    def _go_back(self, few: bool) -> None:
         """To the average over the last steps, which knows less of the wrong labels, and on without doubted cases."""
         self._leave_out(self.doubted)
         self.opinion.load_state_dict(self.teacher.module.state_dict())
         given = len(self.train_loader.given)
+        begun = "The network has begun to learn wrong labels by heart"
+        why = "Hardly any label agrees with the network" if few else begun
         self.print_to_log_file(
-            "The network has begun to learn wrong labels by heart. It goes back to its average over the last steps and "
-            f"learns from the trusted cases and the {given} others whose labels disagree with it no more than trusted "
-            f"ones do, as they are. Left out: {', '.join(self.left_out)}."
+            f"{why}. It goes back to its average over the last steps and learns from the trusted cases and the {given} "
+            "others whose labels disagree with it no more than trusted ones do, as they are. "
+            f"Left out: {', '.join(self.left_out)}."
         )
 
     def _leave_out(self, cases: list[str]) -> None:
@@ -526,8 +539,14 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         super().on_train_end()
 
     def _predict_opinion(self) -> None:
-        """Make the layer that predicts the mixture of the two last layers that the second opinion is."""
+        """Make the layer that predicts the mixture of the two last layers that the second opinion is.
+
+        Not after a training that went on without nearly all given labels: the second last layer is of long ago.
+        """
         if self.given_head is None or not (self.config.given_opinion and self.config.predict_opinion):
+            return
+        given, left = len(self.train_loader.given), len(self.left_out or [])
+        if given < LEAST_KEPT * (given + left):
             return
         layer, bias = last_segmentation_layer(self.network), self.weighting.bias
         self.own_layer = {name: value.clone() for name, value in layer.state_dict().items()}

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nnunetv2_metadcseg.doubt import doubted_cases, taught_cases
+from nnunetv2_metadcseg.doubt import doubted_cases, few_kept, taught_cases
 
 
 def doubted(ratios: list[float], trusted: int, sizes: float = 1000.0) -> list[bool]:
@@ -58,5 +58,7 @@ class TestDoubtedCases:
 )
 def test_whose_labels_are_still_learned(doubted, less, bias):
     trusted = torch.tensor([False] * len(doubted) + [True, True])
-    taught = taught_cases(torch.tensor([*doubted, 0, 0]) > 0, trusted, torch.tensor(bias))
+    asked = torch.tensor([*doubted, 0, 0]) > 0
+    assert few_kept(asked, trusted) == (sum(doubted) >= 19 or doubted == [1, 1, 1, 1])
+    taught = taught_cases(asked, trusted, torch.tensor(bias))
     torch.testing.assert_close(taught, torch.tensor([bias if x else 1.0 for x in [*less, 0, 0]]))
