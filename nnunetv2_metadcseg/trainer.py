@@ -16,7 +16,7 @@ from nnunetv2_metadcseg.class_locations import foreground_heads, patches_per_vie
 from nnunetv2_metadcseg.collective import Collective
 from nnunetv2_metadcseg.config import MetaDCSegConfig
 from nnunetv2_metadcseg.data_loading import ExtraSegChannels
-from nnunetv2_metadcseg.doubt import LEAST_KEPT, doubted_cases, few_kept, taught_cases
+from nnunetv2_metadcseg.doubt import doubted_cases, few_kept, taught_cases
 from nnunetv2_metadcseg.epoch_statistics import counted, describe_epoch
 from nnunetv2_metadcseg.feature_tap import FeatureTap, last_segmentation_layer, unwrap, without_deep_supervision
 from nnunetv2_metadcseg.given_label_head import GivenLabelHead
@@ -483,7 +483,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         config, bias = self.config, float(self.weighting.bias)
         # Not where the labels left would be wrong the same way.
         begun = bias < config.most_one_sided and self.weighting.memorisation.has_begun()
-        often = self._steps(math.inf, config.all_doubted_visits, config.start_steps)
+        often = self._steps(math.inf, config.all_doubted_visits)
         alone = few and bias < config.most_one_sided_alone and self.training_step - self.start_step >= often
         decided = torch.tensor(float(begun or alone), device=self.device)
         return bool(self.collective.first(decided))  # one rank alone must not go back
@@ -539,14 +539,8 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         super().on_train_end()
 
     def _predict_opinion(self) -> None:
-        """Make the layer that predicts the mixture of the two last layers that the second opinion is.
-
-        Not after a training that went on without nearly all given labels: the second last layer is of long ago.
-        """
+        """Make the layer that predicts the mixture of the two last layers that the second opinion is."""
         if self.given_head is None or not (self.config.given_opinion and self.config.predict_opinion):
-            return
-        given, left = len(self.train_loader.given), len(self.left_out or [])
-        if given < LEAST_KEPT * (given + left):
             return
         layer, bias = last_segmentation_layer(self.network), self.weighting.bias
         self.own_layer = {name: value.clone() for name, value in layer.state_dict().items()}
