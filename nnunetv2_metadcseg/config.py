@@ -52,8 +52,8 @@ class MetaDCSegConfig:
     most_one_sided: float = 0.5
     # Where hardly any label is not doubted, their errors get into the features by and by, though none is known by
     # heart: the longer the training, the worse it is than the trusted cases alone. So it goes back and leaves them out
-    # after so many visits, too, unless errors are one-sided to this degree: then what they have in
-    # common is known and avoided.
+    # after so many visits, too, unless errors are one-sided to this degree: then what they have in common is known and
+    # avoided.
     all_doubted_visits: float = 20
     most_one_sided_alone: float = 0.75
     # "head" (closed form, almost free), "network" (one more backward and forward pass) or "none" (prior only).

@@ -405,7 +405,7 @@ class FoldNetwork:
             )
         if state.get("left_out") and self.note is None:
             self.note = (
-                f"The network of fold {fold} began to learn wrong labels by heart, and its trainer then left out "
+                f"So as not to teach the network of fold {fold} wrong labels, its trainer left out "
                 f"{len(state['left_out'])} cases as doubtful: {', '.join(state['left_out'])}."
             )
 

@@ -62,7 +62,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         self._given_loss: Tensor | float = 0.0
         self.own_layer: dict | None = None  # the layer that predicts, once it has become the second opinion
         self.doubted: list[str] | None = None  # cases whose labels disagree more than trusted ones do, once asked
-        self.has_memorised = False  # wrong labels began to be known by heart, so doubted cases are left out by now
+        self.has_memorised = False  # known by heart, or hardly any is right: doubted labels are left out by now
         self.weighting: LabelWeighting | None = None  # needs the cases: see build_train_loader
         self._weighting_state: dict | None = None  # of a checkpoint, until the cases are numbered
         self.training_step = 0
@@ -231,7 +231,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
 
     @property
     def left_out(self) -> list[str] | None:
-        """Cases that are not learned from any more; None before any label began to be known by heart."""
+        """Cases that are not learned from any more; None before any were left out."""
         return self.doubted if self.has_memorised else None
 
     @property
@@ -460,7 +460,7 @@ class nnUNetTrainerMetaDCSeg(TrustedBatchTrainer):
         self._set_trusted_share()
 
     def _doubt(self) -> None:
-        """Doubted labels teach the second last layer less, and nothing once they begin to be known by heart."""
+        """Doubted labels teach the second last layer less, and nothing at all once they must be left out."""
         watch, agreement = self.weighting.memorisation, self.weighting.agreement
         if self.has_memorised or self.starting or not watch.is_full():
             return
